@@ -1,0 +1,91 @@
+"""Background jobs for Litestar, on SAQ: decorate a function, enqueue it from a route, watch it at ``/saq``.
+
+::
+
+    registry = Registry("app")
+
+    @registry.task(queue="emails", timeout=30)
+    async def send_receipt(*, payment_id: int) -> str: ...
+
+    app = Litestar(routes, plugins=[TasksPlugin(TasksConfig(registry=registry))])
+
+    job = await send_receipt.enqueue(payment_id=7)      # in a route, or in another task
+    assert await job.result(timeout=30) == "sent"       # job.id, await job.status(), await job.abort()
+"""
+
+from __future__ import annotations
+
+from litestar_tasks.config import DashboardConfig, QueueConfig, TasksConfig
+from litestar_tasks.exceptions import (
+    BrokerError,
+    ConfigurationError,
+    DeclarationError,
+    DependencyError,
+    DuplicateTaskError,
+    EmbeddedServerError,
+    EnqueueError,
+    InvalidScheduleError,
+    InvalidTaskError,
+    JobAbortedError,
+    JobError,
+    JobFailedError,
+    JobNotFoundError,
+    NotAttachedError,
+    PayloadError,
+    QueueUnavailableError,
+    StartupError,
+    TasksError,
+    UnknownQueueError,
+    UnknownTaskError,
+)
+from litestar_tasks.job import CurrentJob, JobHandle, JobStatus
+from litestar_tasks.options import EnqueueOptions, TaskOptions
+from litestar_tasks.payload import INJECTED
+from litestar_tasks.plugin import TasksPlugin
+from litestar_tasks.queues.task_queues import TaskQueues
+from litestar_tasks.registry import Registry
+from litestar_tasks.schedule import Schedule
+from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
+
+__all__ = (
+    "INJECTED",
+    "AnyTask",
+    "BrokerError",
+    "Call",
+    "ConfigurationError",
+    "ContextTask",
+    "CurrentJob",
+    "DashboardConfig",
+    "DeclarationError",
+    "DependencyError",
+    "DuplicateTaskError",
+    "EmbeddedServerError",
+    "EnqueueError",
+    "EnqueueOptions",
+    "Enqueuer",
+    "InvalidScheduleError",
+    "InvalidTaskError",
+    "JobAbortedError",
+    "JobError",
+    "JobFailedError",
+    "JobHandle",
+    "JobNotFoundError",
+    "JobStatus",
+    "NotAttachedError",
+    "PayloadError",
+    "QueueConfig",
+    "QueueUnavailableError",
+    "Registry",
+    "Schedule",
+    "StartupError",
+    "SyncContextTask",
+    "Task",
+    "TaskOptions",
+    "TaskQueues",
+    "TasksConfig",
+    "TasksError",
+    "TasksPlugin",
+    "UnknownQueueError",
+    "UnknownTaskError",
+    "enqueue_many",
+)

@@ -1,0 +1,228 @@
+"""One type's way into JSON and back: what a queue can store of it, and what comes out again."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Final, Generic, TypeVar
+
+import msgspec
+from msgspec import inspect as types
+
+__all__ = ("Codec", "Hooks", "UnstorableTypeError", "split_path", "unstorable")
+
+T = TypeVar("T")
+
+_ABSENT: Final = object()
+_PATH: Final = re.compile(r"^(?P<message>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+
+
+class UnstorableTypeError(TypeError):
+    """A type that cannot be stored as JSON and read back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Hooks:
+    """How types that msgspec does not know are stored: Litestar's ``type_encoders`` and ``type_decoders``.
+
+    pydantic models are known without an entry.
+    """
+
+    encoders: Mapping[Any, Callable[[Any], Any]]
+    decoders: Sequence[tuple[Callable[[Any], bool], Callable[[type, Any], Any]]]
+
+    def storable(self, cls: type) -> bool:
+        """Whether values of ``cls`` go in and come out again."""
+        if cls is object or _is_pydantic(cls):
+            return True
+        return any(accepts(cls) for accepts, _ in self.decoders) and self._encoder(cls) is not None
+
+    def encode(self, value: Any) -> Any:
+        """msgspec's ``enc_hook``."""
+        if (encoder := self._encoder(type(value))) is not None:
+            return encoder(value)
+        if _is_pydantic(type(value)):
+            return value.model_dump(mode="json")
+        raise UnstorableTypeError(f"a {type(value).__name__} cannot be stored")
+
+    def decode(self, cls: type, value: Any) -> Any:
+        """msgspec's ``dec_hook``."""
+        if cls is object or isinstance(value, cls):
+            return value
+        for accepts, decoder in self.decoders:
+            if accepts(cls):
+                return decoder(cls, value)
+        if _is_pydantic(cls):
+            return cls.model_validate(value)  # type: ignore[attr-defined]  # pydantic is not a dependency of ours
+        raise UnstorableTypeError(f"a {cls.__name__} cannot be read back")
+
+    def _encoder(self, cls: type) -> Callable[[Any], Any] | None:
+        return next((self.encoders[base] for base in cls.__mro__ if base in self.encoders), None)
+
+
+def unstorable(annotation: Any, hooks: Hooks) -> type | None:
+    """The first class within an annotation that cannot be stored, or None.
+
+    Raises:
+        UnstorableTypeError: The annotation as a whole cannot be told apart in JSON, such as ``UUID | str``.
+    """
+    for node in _walk(annotation):
+        if isinstance(node, types.CustomType) and not hooks.storable(node.cls):
+            return node.cls
+    return None
+
+
+class Codec(Generic[T]):
+    """Validates a value against a type, makes JSON's own types of it, and restores it.
+
+    Strict: nothing is coerced but the JSON forms of types that JSON does not have (a UUID's text is a UUID; ``"1"``
+    is no int, 1.0 is no int, 1 is a float). What JSON would change on its way is refused: NaN and infinity, and, where
+    the type says no more than ``Any`` or ``object``, everything that does not come back as it went in.
+
+    Args:
+        annotation: The type.
+        hooks: How types that msgspec does not know are stored.
+        outermost_is_checked: Whether ``encode`` is only given what ``validate`` has built, so that the outermost
+            object needs no second look. Defaults to False.
+    """
+
+    def __init__(self, annotation: type[T], hooks: Hooks, *, outermost_is_checked: bool = False) -> None:
+        self._type = annotation
+        self._hooks = hooks
+        nodes = _walk(annotation)[1 if outermost_is_checked else 0 :]
+        # Text, numbers and the like are validated completely by `convert`. What holds floats or untyped values has to
+        # make the round trip, and so do objects: msgspec takes an instance of the right class as it is.
+        self._loose = any(isinstance(node, _LOOSE) for node in nodes)
+        msgspec.json.Decoder(annotation, dec_hook=hooks.decode)  # refuses what can't be decoded, here rather than later
+
+    def validate(self, value: Any) -> T:
+        """Check a value that a caller gave.
+
+        Raises:
+            msgspec.ValidationError: It does not fit the type; ``split_path`` tells where.
+        """
+        return msgspec.convert(
+            value, self._type, strict=True, builtin_types=(bytes, bytearray), dec_hook=self._hooks.decode
+        )
+
+    def encode(self, value: T) -> Any:
+        """A validated value in JSON's own types.
+
+        Raises:
+            UnstorableTypeError: It holds something that cannot be stored.
+            msgspec.ValidationError: It holds an object whose fields do not fit its own class.
+            UnicodeEncodeError: It holds text that is no Unicode, such as a lone surrogate.
+        """
+        stored = msgspec.to_builtins(value, str_keys=True, enc_hook=self._hooks.encode)
+        if self._loose:
+            self._round_trip(value, stored)
+        return stored
+
+    def decode(self, stored: Any) -> T:
+        """Restore a value from what ``encode`` made of it, after any way through JSON.
+
+        Raises:
+            msgspec.ValidationError: It does not fit the type.
+        """
+        return msgspec.convert(stored, self._type, strict=True, str_keys=True, dec_hook=self._hooks.decode)
+
+    def _round_trip(self, value: T, stored: Any) -> None:
+        try:
+            restored = self.decode(msgspec.json.decode(msgspec.json.encode(stored)))
+        except msgspec.ValidationError as error:
+            if "Expected `float`, got `null`" in str(error):
+                _, path = split_path(error)
+                raise msgspec.ValidationError(f"NaN and infinity have no JSON form - at `$.{path}`") from error
+            raise
+        changed = self._changed(value, restored)
+        if changed is not None:
+            raise msgspec.ValidationError(
+                "JSON would change it: it holds NaN or infinity, or, where the annotation says no more than Any, a "
+                f"value that JSON has no form for; annotate it precisely or pass its JSON form - at `$.{changed}`"
+            )
+
+    def _changed(self, before: Any, after: Any) -> str | None:
+        """The path to the first difference, or None."""
+        if type(before) is not type(after):
+            return ""
+        for name, one, other in _parts(before, after):
+            if (path := self._changed(one, other)) is not None:
+                return f"{name}{'.' if path[:1] not in ('', '.', '[') else ''}{path}"
+        if before == after or _has_parts(before):
+            return None
+        # Two objects of a class without equality are the same if they are stored as the same.
+        stored = (msgspec.to_builtins(one, enc_hook=self._hooks.encode) for one in (before, after))
+        return None if next(stored) == next(stored) else ""
+
+
+def split_path(error: msgspec.ValidationError | TypeError | ValueError) -> tuple[str, str]:
+    """A msgspec error as (what is wrong, where): ``("expected int, got str", "items[2].name")``."""
+    match = _PATH.match(str(error))
+    message, path = (match["message"], match["path"] or "") if match else (str(error), "")
+    message = message.replace("`", "").replace(" | UnsetType", "")
+    if message.startswith("Expected"):
+        message = "e" + message[1:]
+    return message, path.removeprefix("$").removeprefix(".").replace("[...]", "[]")
+
+
+_LOOSE: Final = (
+    types.AnyType,
+    types.FloatType,
+    types.CustomType,
+    types.DataclassType,
+    types.StructType,
+    types.TypedDictType,
+    types.NamedTupleType,
+)
+
+
+def _field_names(value: Any) -> tuple[str, ...]:
+    """The fields of an object that msgspec stores field by field."""
+    if isinstance(value, msgspec.Struct):
+        return value.__struct_fields__
+    if is_dataclass(value):
+        return tuple(field.name for field in fields(value))
+    return tuple(field.name for field in getattr(type(value), "__attrs_attrs__", ()))
+
+
+def _has_parts(value: Any) -> bool:
+    return isinstance(value, dict | list | tuple) or bool(_field_names(value))
+
+
+def _parts(before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+    """What two values of one type consist of, pair by pair, each with its path."""
+    if isinstance(before, dict):
+        for key in before.keys() | after.keys():
+            yield str(key), before.get(key, _ABSENT), after.get(key, _ABSENT)
+    elif isinstance(before, list | tuple):
+        for index in range(max(len(before), len(after))):
+            one, other = (part[index] if index < len(part) else _ABSENT for part in (before, after))
+            yield f"[{index}]", one, other
+    else:
+        for name in _field_names(before):
+            yield name, getattr(before, name), getattr(after, name)
+
+
+def _walk(annotation: Any) -> list[types.Type]:
+    """Every node of a type's tree, each once, the outermost first."""
+    try:
+        root = types.type_info(annotation)
+    except (TypeError, NameError) as error:
+        raise UnstorableTypeError(str(error)) from error
+    found: dict[int, types.Type] = {}
+    todo: list[Any] = [root]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, tuple):
+            todo.extend(node)
+        elif isinstance(node, types.Field):
+            todo.append(node.type)
+        elif isinstance(node, types.Type) and id(node) not in found:
+            found[id(node)] = node
+            todo.extend(getattr(node, name) for name in node.__struct_fields__)
+    return list(found.values())
+
+
+def _is_pydantic(cls: type) -> bool:
+    return hasattr(cls, "model_validate") and hasattr(cls, "model_dump")

@@ -1,0 +1,137 @@
+"""How an application is deployed: its broker, its queues, its dashboard. What its tasks mean is on the registry."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.queue_config import QueueConfig
+from litestar_tasks.registry import Registry
+
+if TYPE_CHECKING:
+    from litestar.types import Guard
+
+__all__ = ("DashboardConfig", "QueueConfig", "TasksConfig", "redact")
+
+_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "memory")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DashboardConfig:
+    """Where the dashboard is, and who may see it.
+
+    Without guards it is closed: every request gets 403, but for one case: the app is in debug mode and the request
+    comes from this machine.
+    """
+
+    path: str = "/saq"
+    """The path under which it is served. Defaults to "/saq"."""
+    guards: Sequence[Guard] = ()
+    """Litestar guards that every request to it must pass. With guards, debug mode opens nothing. Defaults to none."""
+
+    def __post_init__(self) -> None:
+        """Bring the path into the form that the routes need."""
+        path = "/" + self.path.strip("/")
+        if path == "/":
+            raise ConfigurationError("the dashboard's path is '/', which is the app's own; give it one like '/saq'")
+        object.__setattr__(self, "path", path)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TasksConfig:
+    """The settings of ``TasksPlugin``.
+
+    The same object serves the web process and the worker: which of them it is follows from how the process was
+    started, never from here.
+    """
+
+    registry: Registry
+    """The tasks."""
+    broker_url: str | None = field(default=None, repr=False)
+    """Where jobs wait: ``redis://``, ``rediss://``, ``unix://``, ``valkey://`` for a server of yours; ``memory://`` for
+    this process alone, lost with it. Defaults to None: the embedded server, a private Redis in
+    ``embedded_directory`` that is started with the first process and stopped with the last."""
+    embedded_directory: Path | str = ".litestar-tasks"
+    """The folder of the embedded server's data and socket; without effect if ``broker_url`` is set. Relative paths
+    start from the process's working directory. Defaults to ".litestar-tasks"."""
+    namespace: str = ""
+    """Keeps services and environments apart that share a broker: no job crosses it. Letters, digits, ``-`` and
+    ``_``. Defaults to "": none."""
+    queue_configs: Sequence[QueueConfig] | None = None
+    """The queues and their settings, as ``registry.queue_configs(…)`` builds them. Queues that only a task names are
+    added with the defaults. Defaults to None: all with the defaults."""
+    dashboard: DashboardConfig | None = field(default_factory=DashboardConfig)
+    """The dashboard; None for none. Defaults to one at "/saq" that is closed outside debug mode."""
+    in_process_worker: bool = False
+    """Run a worker within the web process, on its event loop: for tests, for ``memory://`` and for small deployments
+    of one process. Defaults to False: workers are processes of their own."""
+    enqueue_timeout: float = 2.0
+    """Seconds after which an enqueue that the broker has not answered raises ``QueueUnavailableError``. Defaults to
+    2."""
+    lease: float = 15.0
+    """Seconds without a sign of life after which a worker process counts as lost and its jobs run elsewhere, whatever
+    their timeouts. A worker gives one five times as often, from a thread of its own. Longer than any stretch for which
+    C code of a task may hold the GIL. Defaults to 15."""
+
+    def __post_init__(self) -> None:
+        """Check what can be seen without a broker."""
+        if self.namespace and not all(char.isalnum() or char in "-_" for char in self.namespace):
+            raise ConfigurationError(
+                f"namespace {self.namespace!r} holds characters that would break the broker's keys; "
+                "use letters, digits, '-' and '_'"
+            )
+        if self.lease < 1:
+            raise ConfigurationError(f"lease is {self.lease}; give at least 1 second")
+        if self.enqueue_timeout <= 0:
+            raise ConfigurationError(f"enqueue_timeout is {self.enqueue_timeout}; give more than 0 seconds")
+        names = [config.name for config in self.queue_configs or ()]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise ConfigurationError(f"queue {min(twice)!r} is configured twice; join the two into one QueueConfig")
+        if self.broker_url is not None:
+            _check_url(self.broker_url)
+
+    @property
+    def broker(self) -> str:
+        """The broker and the namespace in words, without credentials."""
+        where = redact(self.broker_url) if self.broker_url else f"the embedded server in {self.embedded_directory}"
+        return f"{where}, namespace {self.namespace!r}" if self.namespace else where
+
+
+def redact(url: str) -> str:
+    """A URL without its user, password and query, for logs and errors."""
+    try:
+        parts = urlsplit(url)
+        where = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    except ValueError:
+        return "(a URL that cannot be read)"
+    return f"{parts.scheme}://{where}"
+
+
+def _check_url(url: str) -> None:
+    scheme = url.partition("://")[0].lower() if "://" in url else ""
+    if scheme.startswith("postgres"):
+        raise ConfigurationError("broker_url names Postgres, which this release does not serve yet; use redis://")
+    if scheme not in _SCHEMES:
+        raise ConfigurationError(
+            f"broker_url {redact(url)!r} has an unknown scheme; known: {', '.join(f'{name}://' for name in _SCHEMES)}"
+        )
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ConfigurationError(
+            f"broker_url cannot be read: {error}; a '/', '#', '@' or ':' in the password must be percent-encoded"
+        ) from error
+    if scheme == "unix" and not parts.path:
+        raise ConfigurationError("broker_url names no socket; write unix:///run/redis/redis.sock")
+    if scheme in ("redis", "rediss", "valkey", "valkeys"):
+        database = parts.path.strip("/")
+        if not parts.hostname or (database and not database.isdigit()) or parts.fragment:
+            raise ConfigurationError(
+                f"broker_url was read as host {parts.hostname!r}, port {port or 6379}, database {database!r}, which "
+                "cannot be meant; a '/', '#', '@' or ':' in the password must be percent-encoded"
+            )

@@ -1,0 +1,229 @@
+"""An enqueued call: what a queue stores of it, and what its caller sees of it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias
+
+from saq.job import TERMINAL_STATUSES, Status
+from typing_extensions import TypeVar
+
+from litestar_tasks.exceptions import JobAbortedError, JobError, JobFailedError, JobNotFoundError
+
+if TYPE_CHECKING:
+    from saq.job import Job
+
+__all__ = ("CurrentJob", "JobHandle", "JobQueue", "JobSpec", "JobStatus", "Submission", "status_of")
+
+R_co = TypeVar("R_co", covariant=True)
+
+JobStatus: TypeAlias = Literal["scheduled", "queued", "active", "complete", "failed", "aborted"]
+"""SAQ's words. ``scheduled`` waits for its time, ``queued`` for a worker; the last three are final."""
+
+
+@dataclass(slots=True, kw_only=True)
+class JobSpec:
+    """All that a queue needs to store one call: validated, resolved, not yet a job.
+
+    Not frozen, as one is made for every call, and a frozen one takes three times as long to make.
+    """
+
+    task: str
+    """The task's name."""
+    kwargs: Mapping[str, Any]
+    """The payload by argument name, in JSON's own types."""
+    key: str | None = None
+    """The job's key, unique within its queue while it is not finished. Defaults to a random one."""
+    run_at: datetime | None = None
+    """An aware datetime before which the job does not start. Defaults to None: at once."""
+    timeout: float = 300
+    """Seconds an attempt may take; 0 for no limit."""
+    max_attempts: int = 1
+    """How many attempts the job has before its failure is final."""
+    ttl: int = 86_400
+    """Seconds the record of the finished job is kept, as SAQ counts them: 0 for ever, -1 not at all."""
+    priority: int = 0
+    """Lower numbers are claimed first, from -100 to 100."""
+    once: bool = False
+    """Refuse a key whose job has finished, too, as long as its record is kept."""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    """What travels with the job beside its payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What came of a submitted call."""
+
+    job: Job
+    """The stored job: this call's, or the one that was there under the same key."""
+    deduplicated: bool = False
+
+
+class JobQueue(Protocol):
+    """What calls and handles need of a queue."""
+
+    async def submit(self, spec: JobSpec) -> Submission: ...
+
+    async def submit_many(self, specs: Sequence[JobSpec]) -> list[Submission]: ...
+
+    def job_id(self, job_key: str) -> str: ...
+
+    async def job(self, job_key: str) -> Job | None: ...
+
+    async def status(self, key: str) -> JobStatus | None: ...
+
+    async def wait(self, key: str, timeout: float | None) -> Job | None: ...
+
+    async def cancel(self, key: str, reason: str) -> bool: ...
+
+
+class JobHandle(Generic[R_co]):
+    """A job as its caller sees it: what it is doing now, and how it ends.
+
+    A handle is cheap and holds no state of the job: each method asks the broker.
+
+    Attributes:
+        id: The job's id, the same string as SAQ's ``Job.id``. It can be stored, sent to a browser, and
+            turned into a handle again with ``registry.job(id)`` or ``my_task.job(id)``.
+        deduplicated: Whether this enqueue found a job under the same key and stored nothing.
+    """
+
+    __slots__ = ("_decode", "_key", "_queue", "deduplicated", "id")
+
+    def __init__(
+        self,
+        queue: JobQueue,
+        key: str,
+        *,
+        decode: Callable[[Any], R_co] | None = None,
+        deduplicated: bool = False,
+    ) -> None:
+        self._queue = queue
+        self._key = key
+        self._decode = decode
+        self.id = queue.job_id(key)
+        self.deduplicated = deduplicated
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.id}>"
+
+    async def status(self) -> JobStatus:
+        """Where the job stands.
+
+        Raises:
+            JobNotFoundError: It never existed, or its record has expired.
+            QueueUnavailableError: The broker did not answer.
+        """
+        status = await self._queue.status(self._key)
+        if status is None:
+            raise JobNotFoundError(self.id)
+        return status
+
+    async def result(self, *, timeout: float | None = None) -> R_co:
+        """Wait until the job ends, and return what the task returned.
+
+        Args:
+            timeout: Seconds to wait; 0 looks once. The job itself is not touched when they are over.
+                Defaults to None: as long as it takes.
+
+        Raises:
+            TimeoutError: The job had not ended in time.
+            JobFailedError: It failed; carries the worker's traceback.
+            JobAbortedError: It was aborted.
+            JobNotFoundError: It never existed, or its record has expired.
+        """
+        job = await self._queue.wait(self._key, timeout)
+        if job is None:
+            raise JobNotFoundError(self.id)
+        if job.status is Status.FAILED:
+            raise JobFailedError(self.id, job.error or "no error was recorded")
+        if job.status is Status.ABORTED:
+            raise JobAbortedError(self.id, job.error or "no reason was recorded")
+        if self._decode is None:
+            return job.result  # type: ignore[no-any-return]  # SAQ types a result as Any
+        try:
+            return self._decode(job.result)
+        except (TypeError, ValueError) as error:
+            raise JobError(
+                self.id, f"the result of job {self.id!r} does not fit the task's return annotation: {error}"
+            ) from error
+
+    async def progress(self) -> float:
+        """How far the task says it has come, from 0.0 to 1.0.
+
+        Raises:
+            JobNotFoundError: It never existed, or its record has expired.
+            QueueUnavailableError: The broker did not answer.
+        """
+        job = await self._queue.job(self._key)
+        if job is None:
+            raise JobNotFoundError(self.id)
+        return job.progress
+
+    async def abort(self, reason: str = "aborted by its caller") -> bool:
+        """End the job: one that waits is never started, one that runs is cancelled.
+
+        Args:
+            reason: Kept with the job. Defaults to a sentence that says the caller did it.
+
+        Returns:
+            Whether it will end as aborted; False for a job that has ended already, which stays as it is.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer.
+        """
+        return await self._queue.cancel(self._key, reason)
+
+
+class CurrentJob(JobHandle[Any]):
+    """The job that is running: a task gets it by annotating a parameter with this class."""
+
+    __slots__ = ("_job",)
+
+    def __init__(self, queue: JobQueue, job: Job) -> None:
+        super().__init__(queue, job.key)
+        self._job = job
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, counted from 1."""
+        return self._job.attempts + 1
+
+    @property
+    def fencing_token(self) -> int:
+        """A number that grows with each claim of the job, to fence your own writes: refuse one with a smaller token."""
+        return int(getattr(self._job, "token", 0))
+
+    @property
+    def lost(self) -> bool:
+        """Whether this run does not count any more: its worker was taken for lost, and the job runs elsewhere.
+
+        A coroutine is cancelled then; a sync task, which cannot be, may look here from time to time.
+        """
+        return bool(getattr(self._job, "lost", False))
+
+    async def set_progress(self, fraction: float) -> None:
+        """Say how far the task has come.
+
+        Args:
+            fraction: From 0.0 to 1.0; what lies outside is clamped.
+        """
+        await self._job.update(progress=min(1.0, max(0.0, fraction)))
+
+
+def status_of(job: Job, *, due: float = 0.0) -> JobStatus:
+    """The status of a stored job in the words of ``JobStatus``.
+
+    Args:
+        job: The record as SAQ reads it.
+        due: Seconds since the epoch at which it becomes ready, where the queue knows better than the record.
+            Defaults to the record's own ``scheduled``.
+    """
+    if job.status in TERMINAL_STATUSES:
+        return job.status.value  # type: ignore[return-value]  # the three terminal values are JobStatus's
+    if job.status in (Status.ACTIVE, Status.ABORTING):
+        return "active"
+    return "scheduled" if (due or job.scheduled) > time.time() else "queued"

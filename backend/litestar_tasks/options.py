@@ -1,0 +1,175 @@
+"""The options of tasks and calls: their types, their defaults, and what is wrong with a value.
+
+Precedence, highest first: call (``using``), task (the decorator), registry (``Registry("app", timeout=60)``),
+built-in (``DEFAULTS``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+from typing import Any, Final, TypedDict
+
+from litestar_tasks.exceptions import ConfigurationError
+
+__all__ = ("DEFAULTS", "EnqueueOptions", "SharedOptions", "TaskOptions", "check_options", "check_run_at", "seconds")
+
+
+class SharedOptions(TypedDict, total=False):
+    """What every level takes."""
+
+    queue: str
+    """The queue the job goes to. Defaults to "default"."""
+    timeout: float | timedelta | None
+    """How long one attempt may take, in seconds or as a timedelta; None for no limit. The clock starts with the
+    function, not with the claim. Defaults to 300 seconds."""
+    max_attempts: int
+    """How often the job is run at the most before its failure is final; it counts runs, so 1 means no retry. Between
+    two attempts lies a random time that doubles on average. Defaults to 1."""
+    ttl: float | timedelta | None
+    """How long the record and the result of a complete job are kept; None for ever, 0 not at all. On Redis it is a
+    minute at least, in which a repeated enqueue still finds the job. Defaults to one day."""
+    priority: int
+    """Lower numbers are claimed first, from -100 to 100. Defaults to 0."""
+    at_most_once: bool
+    """Rather not at all than twice: a job whose worker is lost or stopped while it runs is failed, with that reason,
+    instead of being run again. Errors are still retried as ``max_attempts`` says. Defaults to False."""
+    max_losses: int
+    """With the loss of so many workers that ran it a job is failed, as it may be what ends them. Losses are no
+    attempts: a worker that is killed is not the task's fault. Defaults to 3."""
+    failed_ttl: float | timedelta
+    """How long the record of a job that failed or was aborted is kept at least. Defaults to 7 days."""
+
+
+class TaskOptions(SharedOptions, total=False):
+    """What ``@task(…)`` and ``Registry(…)`` take."""
+
+    name: str
+    """The task's name, by which it is enqueued and stored. Defaults to the function's name."""
+
+
+class EnqueueOptions(SharedOptions, total=False):
+    """What ``using(…)`` takes."""
+
+    delay: float | timedelta
+    """How long the job waits at least before it starts. Not together with ``run_at``. Defaults to none."""
+    run_at: datetime
+    """When the job starts at the earliest: an aware datetime. Not together with ``delay``. Defaults to at once."""
+    key: str
+    """The job's key. While a job of this key is not finished, another enqueue under it stores nothing and returns
+    that job. Defaults to a random one."""
+
+
+DEFAULTS: Final[Mapping[str, Any]] = {
+    "queue": "default",
+    "timeout": 300.0,
+    "max_attempts": 1,
+    "ttl": 86_400.0,
+    "priority": 0,
+    "at_most_once": False,
+    "max_losses": 3,
+    "failed_ttl": 604_800.0,
+}
+
+
+def seconds(value: float | timedelta) -> float:
+    """A duration in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)
+
+
+def check_options(options: Mapping[str, Any], kind: type, *, subject: str) -> dict[str, Any]:
+    """Check options and bring durations to seconds.
+
+    Args:
+        options: As they were given.
+        kind: ``TaskOptions`` or ``EnqueueOptions``: which names are known.
+        subject: What they belong to, for errors: "task 'send_receipt'".
+
+    Raises:
+        ConfigurationError: An unknown option, or a value that cannot work.
+    """
+    known = kind.__annotations__.keys() | SharedOptions.__annotations__.keys()
+    if unknown := options.keys() - known:
+        name = min(unknown)
+        raise ConfigurationError(
+            f"{subject}: unknown option {name!r}{_HABITS.get(name, '')}; known: {', '.join(sorted(known))}"
+        )
+    if "delay" in options and "run_at" in options:
+        raise ConfigurationError(f"{subject}: both delay and run_at were given; give one")
+    return {name: _CHECKS[name](value, f"{subject}: {name}") for name, value in options.items()}
+
+
+# What users of other libraries write for the same thing.
+_HABITS: Final = {
+    "max_retries": " (max_attempts counts runs: one more)",
+    "max_tries": " (it is max_attempts)",
+    "retries": " (it is max_attempts)",
+    "scheduled": " (it is run_at or delay)",
+    "scheduled_at": " (it is run_at)",
+    "schedule": " (it is run_at)",
+    "at": " (it is run_at)",
+}
+
+
+def check_run_at(value: Any, subject: str) -> datetime:
+    """Refuse a moment that would mean different things on different machines."""
+    if not isinstance(value, datetime):
+        raise ConfigurationError(f"{subject} is {value!r}; give an aware datetime")
+    if value.tzinfo is None:
+        raise ConfigurationError(
+            f"{subject} is {value!r}, which has no time zone; write datetime.now(UTC) + …, or give it a tzinfo"
+        )
+    return value
+
+
+def _check_duration(value: Any, subject: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta) or not 0 <= seconds(value) < 2**31:
+        raise ConfigurationError(f"{subject} is {value!r}; give seconds or a timedelta, not negative")
+    return seconds(value)
+
+
+def _check_limit(value: Any, subject: str) -> float | None:
+    return None if value is None else _check_duration(value, subject)
+
+
+def _check_timeout(value: Any, subject: str) -> float | None:
+    if (limit := _check_limit(value, subject)) == 0:
+        raise ConfigurationError(f"{subject} is {value!r}; give more than 0 seconds, or None for no limit")
+    return limit
+
+
+def _check_name(value: Any, subject: str) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigurationError(f"{subject} is {value!r}; give a text that is not empty")
+    return value
+
+
+def _check_bool(value: Any, subject: str) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigurationError(f"{subject} is {value!r}; give True or False")
+    return value
+
+
+def _check_int(low: int, high: int) -> Callable[[Any, str], int]:
+    def check(value: Any, subject: str) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+            raise ConfigurationError(f"{subject} is {value!r}; give a whole number from {low} to {high}")
+        return value
+
+    return check
+
+
+_CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
+    "name": _check_name,
+    "queue": _check_name,
+    "key": _check_name,
+    "timeout": _check_timeout,
+    "ttl": _check_limit,
+    "max_attempts": _check_int(1, 1_000_000),
+    "priority": _check_int(-100, 100),
+    "at_most_once": _check_bool,
+    "max_losses": _check_int(1, 1_000),
+    "failed_ttl": _check_duration,
+    "delay": _check_duration,
+    "run_at": check_run_at,
+}

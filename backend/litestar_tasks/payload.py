@@ -1,0 +1,298 @@
+"""A task's signature: which parameters are payload, which are supplied, and how the payload is stored."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from types import SimpleNamespace
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+
+import msgspec
+from litestar.di import Dependency
+from msgspec import UNSET, UnsetType
+from saq.types import Context
+
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, split_path, unstorable
+from litestar_tasks.exceptions import DeclarationError, DependencyError, InvalidTaskError, PayloadError
+
+__all__ = ("INJECTED", "Kind", "Parameter", "Payload", "read_parameters")
+
+
+class _Injected:
+    """The type of ``INJECTED``, so that it reads well in signatures and errors."""
+
+    def __repr__(self) -> str:
+        return "INJECTED"
+
+
+INJECTED: Final[Any] = _Injected()
+"""The default of a parameter that the worker supplies: ``db_session: AsyncSession = INJECTED``."""
+
+_NO_HOOKS: Final = Hooks(encoders={}, decoders=())
+
+
+class Kind(Enum):
+    """Where a parameter's value comes from. The signature alone decides."""
+
+    CONTEXT = "context"
+    """SAQ's ``Context``: the first parameter if it is annotated so, or is named ``ctx`` and not annotated."""
+    JOB = "job"
+    """The running job: a parameter annotated ``CurrentJob``."""
+    INJECTED = "injected"
+    """A dependency: its default is ``INJECTED``, its annotation a ``NamedDependency``, or its type can't be stored."""
+    PAYLOAD = "payload"
+    """An argument of the call."""
+    UNRESOLVED = "unresolved"
+    """Its annotation names what exists only once the app runs (an import under ``TYPE_CHECKING``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of a task."""
+
+    name: str
+    kind: Kind
+    annotation: Any
+    """The resolved annotation; ``Any`` where there is none."""
+    required: bool
+    """Whether it has no default, or ``INJECTED`` for one."""
+    positional_only: bool
+    positional: bool
+    """Whether it can be passed by position."""
+
+
+def read_parameters(
+    fn: Callable[..., Any],
+    *,
+    name: str,
+    job_type: type,
+    namespace: Mapping[str, Any] | None = None,
+    hooks: Hooks | None = None,
+) -> tuple[list[Parameter], Any]:
+    """Read a function's parameters and its return annotation.
+
+    Args:
+        fn: The task's function.
+        name: The task's name, for errors.
+        job_type: The class that stands for the running job in annotations.
+        namespace: Names that annotations may use beside the function's module, or None at import, when names that
+            cannot be resolved yet are left as ``Kind.UNRESOLVED``.
+        hooks: How the app stores types that msgspec does not know. Defaults to none.
+
+    Raises:
+        InvalidTaskError: A signature that no call could be stored for.
+    """
+    signature = inspect.signature(fn)
+    parameters: list[Parameter] = []
+    for position, parameter in enumerate(signature.parameters.values()):
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise InvalidTaskError(
+                f"task {name!r}: parameter '{parameter}' takes any arguments, so nothing can be checked or stored by "
+                "name; list the parameters"
+            )
+        kind, annotation = _classify(fn, parameter, position, name, job_type, namespace, hooks or _NO_HOOKS)
+        parameters.append(
+            Parameter(
+                name=parameter.name,
+                kind=kind,
+                annotation=annotation,
+                required=parameter.default is parameter.empty or parameter.default is INJECTED,
+                positional_only=parameter.kind is parameter.POSITIONAL_ONLY,
+                positional=parameter.kind is not parameter.KEYWORD_ONLY,
+            )
+        )
+    returns = _resolve(fn, "return", signature.return_annotation, namespace)
+    return parameters, returns
+
+
+class Payload:
+    """The payload of one task, compiled from its signature: what a call may hold, and how it is stored.
+
+    Args:
+        task: The task's name, for errors.
+        parameters: All parameters of the task, none of them unresolved.
+        hooks: How the app stores types that msgspec does not know. Defaults to none.
+
+    Raises:
+        InvalidTaskError: A parameter's type cannot be stored.
+    """
+
+    def __init__(self, task: str, parameters: list[Parameter], hooks: Hooks = _NO_HOOKS) -> None:
+        self._task = task
+        self._fields = [parameter for parameter in parameters if parameter.kind is Kind.PAYLOAD]
+        self._names = frozenset(field.name for field in self._fields)
+        self._required = frozenset(field.name for field in self._fields if field.required)
+        self._positional = [field.name for field in self._fields if field.positional]
+        self._positional_only = frozenset(field.name for field in self._fields if field.positional_only)
+        self._supplied = frozenset(parameter.name for parameter in parameters) - self._names
+        try:
+            struct = msgspec.defstruct(
+                task,
+                [
+                    (field.name, field.annotation)
+                    if field.required
+                    # Defaults are not stored: the release that runs the job applies its own.
+                    else (field.name, field.annotation | UnsetType, UNSET)
+                    for field in self._fields
+                ],
+                kw_only=True,
+                forbid_unknown_fields=True,
+                omit_defaults=True,
+            )
+            self._codec: Codec[Any] = Codec(struct, hooks, outermost_is_checked=True)
+        except (TypeError, ValueError) as error:
+            raise InvalidTaskError(f"task {task!r}: its arguments cannot be stored: {_tidy(error)}") from error
+
+    def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Validate a call's arguments and make JSON's own types of them, by name.
+
+        Raises:
+            PayloadError: They do not fit, or cannot be stored; names the argument, what was expected and what came.
+        """
+        values = self._by_name(args, kwargs) if args else kwargs
+        if values.keys() != self._names:
+            self._check_names(values)
+        try:
+            stored: dict[str, Any] = self._codec.encode(self._codec.validate(values))
+        except (TypeError, ValueError, RecursionError) as error:
+            message, path = split_path(error)  # type: ignore[arg-type]  # RecursionError has a text like the others
+            raise PayloadError(self._task, message, path=path) from error
+        return stored
+
+    def decode(self, stored: Mapping[str, Any] | None) -> tuple[list[Any], dict[str, Any]]:
+        """Restore a stored payload as the arguments of the function: by position where they must be, else by name.
+
+        Raises:
+            PayloadError: It does not fit the signature, which has changed since, or was never checked against it.
+        """
+        try:
+            struct = self._codec.decode(stored or {})
+        except (TypeError, ValueError) as error:
+            message, path = split_path(error)
+            raise PayloadError(self._task, f"the stored payload does not fit: {message}", path=path) from error
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for field in self._fields:
+            value = getattr(struct, field.name)
+            if value is UNSET:
+                continue
+            if field.name in self._positional_only:
+                args.append(value)
+            else:
+                kwargs[field.name] = value
+        return args, kwargs
+
+    def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        if len(args) > len(self._positional):
+            raise PayloadError(self._task, f"takes {len(self._positional)} positional arguments, got {len(args)}")
+        values = dict(zip(self._positional, args, strict=False))
+        for name, value in kwargs.items():
+            if name in values:
+                raise PayloadError(self._task, "given by position and by name", path=name)
+            values[name] = value
+        return values
+
+    def _check_names(self, values: Mapping[str, Any]) -> None:
+        for name in values:
+            if name in self._supplied:
+                raise PayloadError(self._task, "is supplied by the worker and cannot be passed", path=name)
+        if unknown := [name for name in values if name not in self._names]:
+            takes = ", ".join(field.name for field in self._fields) or "no arguments"
+            hint = (
+                f"; options are set apart from arguments: using({unknown[0]}=…)" if unknown[0] in _OPTION_NAMES else ""
+            )
+            raise PayloadError(self._task, f"unknown argument; the task takes {takes}{hint}", path=unknown[0])
+        if missing := [field.name for field in self._fields if field.name in self._required - values.keys()]:
+            raise PayloadError(self._task, f"missing argument{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
+
+
+# What a SAQ user may write among the arguments of an enqueue, out of habit.
+_OPTION_NAMES: Final = frozenset(
+    {"delay", "key", "max_attempts", "priority", "queue", "retries", "run_at", "scheduled", "timeout", "ttl"}
+)
+
+
+def _classify(
+    fn: Callable[..., Any],
+    parameter: inspect.Parameter,
+    position: int,
+    task: str,
+    job_type: type,
+    namespace: Mapping[str, Any] | None,
+    hooks: Hooks,
+) -> tuple[Kind, Any]:
+    where = f"task {task!r}, parameter {parameter.name!r}"
+    if parameter.annotation is parameter.empty:
+        if parameter.name == "ctx":
+            if position:
+                raise InvalidTaskError(f"{where}: the context is the first parameter of a task")
+            return Kind.CONTEXT, Context
+        return (Kind.INJECTED if parameter.default is INJECTED else Kind.PAYLOAD), Any
+    annotation = _resolve(fn, parameter.name, parameter.annotation, namespace)
+    if annotation is _LATER:
+        return Kind.UNRESOLVED, parameter.annotation
+    plain = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
+    if _is_context(plain):
+        if position:
+            raise InvalidTaskError(f"{where}: the context is the first parameter of a task")
+        return Kind.CONTEXT, annotation
+    if parameter.name == "ctx" and position == 0:
+        raise InvalidTaskError(
+            f"{where} is annotated {plain!r}, which a type checker takes for an argument of the call; annotate it "
+            "with saq.types.Context, or give the argument another name"
+        )
+    if plain is job_type:
+        return Kind.JOB, annotation
+    if parameter.default is INJECTED or _is_dependency(annotation):
+        return Kind.INJECTED, annotation
+    try:
+        foreign = unstorable(annotation, hooks)
+    except UnstorableTypeError as error:
+        raise InvalidTaskError(f"{where} cannot be stored: {_tidy(error)}") from error
+    return (Kind.PAYLOAD if foreign is None else Kind.INJECTED), annotation
+
+
+_LATER: Final = object()
+
+
+def _resolve(fn: Callable[..., Any], name: str, annotation: Any, namespace: Mapping[str, Any] | None) -> Any:
+    """An annotation with its names looked up; ``_LATER`` for one that needs the app's names."""
+    if annotation is inspect.Parameter.empty:
+        return Any
+    target = inspect.unwrap(fn)
+    try:
+        hints = get_type_hints(
+            SimpleNamespace(__annotations__={name: annotation}),
+            globalns={**(namespace or {}), **target.__globals__},
+            include_extras=True,
+        )
+    except NameError as error:
+        if namespace is None:
+            return _LATER
+        raise DependencyError(
+            f"{name!r} of {target.__module__}.{target.__qualname__} is annotated {annotation!r}, and {error}; import "
+            "it outside of TYPE_CHECKING, or add it to the app's signature_namespace"
+        ) from error
+    except (TypeError, SyntaxError) as error:
+        raise DeclarationError(
+            f"{name!r} of {target.__module__}.{target.__qualname__} has an annotation that cannot be read: {error}"
+        ) from error
+    return hints[name]
+
+
+def _is_context(annotation: Any) -> bool:
+    if annotation is Context:
+        return True
+    return any(_is_context(base) for base in getattr(annotation, "__orig_bases__", ()))
+
+
+def _is_dependency(annotation: Any) -> bool:
+    return get_origin(annotation) is Annotated and any(
+        isinstance(extra, Dependency) or extra is Dependency for extra in get_args(annotation)[1:]
+    )
+
+
+def _tidy(error: Exception) -> str:
+    return str(error).replace("`", "'")

@@ -1,0 +1,342 @@
+"""What exists: the tasks of an application, their schedules, and the defaults they share."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager
+from datetime import timedelta
+from typing import Any, Concatenate, overload
+
+from saq.types import Context
+from typing_extensions import ParamSpec, TypedDict, TypeVar, Unpack
+
+from litestar_tasks.attachment import Attachment, Attachments
+from litestar_tasks.codec import Hooks
+from litestar_tasks.exceptions import (
+    ConfigurationError,
+    DeclarationError,
+    DuplicateTaskError,
+    InvalidScheduleError,
+    PayloadError,
+    UnknownTaskError,
+)
+from litestar_tasks.job import JobHandle
+from litestar_tasks.options import DEFAULTS, SharedOptions, TaskOptions, check_options
+from litestar_tasks.queue_config import QueueConfig
+from litestar_tasks.schedule import Schedule
+from litestar_tasks.task import AnyTask, ContextTask, SyncContextTask, Task, refuse_unnameable
+
+__all__ = ("Registry", "TaskDecorator")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+# A *bound* picks the overload without splitting the signature. With Callable[Concatenate[Context, P], ...] in the
+# overload itself, mypy turns every signature that holds an Any (Context does) into Task[Any, ...] and checks nothing.
+AsyncF = TypeVar("AsyncF", bound=Callable[Concatenate[Context, ...], Coroutine[Any, Any, Any]])
+SyncF = TypeVar("SyncF", bound=Callable[Concatenate[Context, ...], Any])
+
+
+class QueueOptions(TypedDict, total=False):
+    """The settings of one queue in ``Registry.queue_configs``; see ``QueueConfig``."""
+
+    concurrency: int
+    shutdown_grace_period_s: int | None
+    metadata: dict[str, Any] | None
+
+
+class TaskDecorator:
+    """``registry.task``: a decorator with or without options, and what ``registry.scheduled_task(…)`` returns."""
+
+    def __init__(self, register: Callable[[Callable[..., Any], Mapping[str, Any]], Any], options: TaskOptions) -> None:
+        self._register = register
+        self._options = options
+
+    @overload
+    def __call__(self, /, **options: Unpack[TaskOptions]) -> TaskDecorator: ...
+    @overload
+    def __call__(self, fn: AsyncF, /) -> ContextTask[AsyncF]: ...  # type: ignore[overload-overlap]  # pyright: ignore[reportOverlappingOverload]  # the first match wins, in both checkers
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, R]], /) -> Task[P, R]: ...
+    @overload
+    def __call__(self, fn: SyncF, /) -> SyncContextTask[SyncF]: ...  # pyright: ignore[reportOverlappingOverload]  # as above
+    @overload
+    def __call__(self, fn: Callable[P, R], /) -> Task[P, R, R]: ...
+    def __call__(self, fn: Any = None, /, **options: Any) -> Any:
+        """Register a function, or take options for the function that follows.
+
+        Args:
+            fn: The function. Left out where options are given: ``@task(queue="emails")``.
+            options: See ``TaskOptions``.
+
+        Raises:
+            DeclarationError: The function cannot be a task, or an option cannot work; nothing was registered.
+        """
+        if options:
+            if fn is not None:
+                raise ConfigurationError("give a decorator either the function or options: @task(queue=…)")
+            return TaskDecorator(self._register, {**self._options, **options})  # type: ignore[typeddict-item]  # checked at registration
+        if fn is None:
+            return self
+        if isinstance(fn, str):
+            raise ConfigurationError(f"@task({fn!r}): the name of a task is an option: @task(name={fn!r})")
+        return self._register(fn, self._options)
+
+
+class Registry:
+    """The tasks of one application.
+
+    Make one in a module of its own, and import its decorators where tasks are written::
+
+        registry = Registry("app")
+        task = registry.task
+        scheduled_task = registry.scheduled_task
+
+    Args:
+        name: Names the registry in errors. Defaults to "tasks".
+        allow_local: Also take functions that are local to another function, which only a worker of the same process
+            can run: for tests. Defaults to False.
+        defaults: Options of every task that does not set them itself; see ``TaskOptions``.
+
+    Attributes:
+        task: The decorator: ``@task`` or ``@task(queue="emails", timeout=30)``.
+        name: The registry's name.
+        defaults: The checked defaults, durations in seconds.
+    """
+
+    def __init__(self, name: str = "tasks", *, allow_local: bool = False, **defaults: Unpack[SharedOptions]) -> None:
+        self.name = name
+        self.defaults: Mapping[str, Any] = check_options(defaults, SharedOptions, subject=f"registry {name!r}")
+        self.task = TaskDecorator(self._register, {})
+        self._allow_local = allow_local
+        self._tasks: dict[str, AnyTask] = {}
+        self._schedules: dict[str, Schedule] = {}
+        self._attachments = Attachments(name)
+
+    def scheduled_task(
+        self,
+        *,
+        cron: str | None = None,
+        every: timedelta | None = None,
+        timezone: str = "UTC",
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[TaskOptions],
+    ) -> TaskDecorator:
+        """A decorator for a task that recurs. It can be enqueued by hand like any other.
+
+        Args:
+            cron: A cron expression as croniter reads it. Either this or ``every``.
+            every: The time between two firings, at least a second.
+            timezone: The IANA zone in which ``cron`` is read. Defaults to "UTC".
+            kwargs: The arguments of the recurring call; calls by hand give their own. Defaults to none.
+            options: See ``TaskOptions``.
+
+        Raises:
+            DeclarationError: Raised by the decorated function's line: the schedule cannot work, its kwargs do not
+                fit the signature, or the function cannot be a task. Nothing was registered.
+        """
+
+        def register(fn: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
+            task = self._make(fn, options)
+            schedule = self._make_schedule(task, task.name, cron=cron, every=every, timezone=timezone, kwargs=kwargs)
+            self._add(task)
+            self._schedules[schedule.id] = schedule
+            return task
+
+        return TaskDecorator(register, options)
+
+    def schedule(
+        self,
+        task: AnyTask,
+        *,
+        id: str | None = None,
+        cron: str | None = None,
+        every: timedelta | None = None,
+        timezone: str = "UTC",
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Schedule:
+        """Let a task recur, for a further time or one that was declared elsewhere.
+
+        Args:
+            task: A task of this registry.
+            id: Names the schedule. Defaults to the task's name, which is taken if the task has one already.
+            cron: A cron expression as croniter reads it. Either this or ``every``.
+            every: The time between two firings, at least a second.
+            timezone: The IANA zone in which ``cron`` is read. Defaults to "UTC".
+            kwargs: The arguments of the recurring call. Defaults to none.
+
+        Raises:
+            InvalidScheduleError: It cannot work, or its id is taken.
+        """
+        if self._tasks.get(task.name) is not task:
+            raise InvalidScheduleError(f"{task!r} does not belong to registry {self.name!r}; schedule it where it does")
+        schedule = self._make_schedule(task, id or task.name, cron=cron, every=every, timezone=timezone, kwargs=kwargs)
+        if (other := self._schedules.get(schedule.id)) is not None and other != schedule:
+            raise InvalidScheduleError(f"schedule {schedule.id!r} exists already ({other}); give this one another id=")
+        self._schedules[schedule.id] = schedule
+        return schedule
+
+    def get_task(self, name: str) -> Task[..., Any]:
+        """A task by its name.
+
+        Raises:
+            UnknownTaskError: There is none; names the nearest ones.
+        """
+        task = self.find_task(name)
+        if task is None:
+            raise UnknownTaskError(name, self._tasks, registry=self.name)
+        return task
+
+    def find_task(self, name: str) -> Task[..., Any] | None:
+        """A task by its name, or None."""
+        return self._tasks.get(name)  # type: ignore[return-value]  # Task is AnyTask's face
+
+    def get_all_tasks(self) -> list[AnyTask]:
+        """Every task, in the order of registration."""
+        return list(self._tasks.values())
+
+    def get_schedules(self) -> list[Schedule]:
+        """Every schedule, in the order of declaration."""
+        return list(self._schedules.values())
+
+    def job(self, id: str) -> JobHandle[Any]:
+        """The handle of a job by its id, whatever its task. The result comes as it is stored, in JSON's own types.
+
+        Raises:
+            NotAttachedError: No app is running.
+            JobNotFoundError: The id is not one of this broker's.
+        """
+        attachment = self.attachment()
+        label, key = attachment.locate(id)
+        return JobHandle(attachment.queue(label), key)
+
+    def discover(self, package: str) -> list[AnyTask]:
+        """Import every module named ``tasks`` within a package, so that its decorators run.
+
+        Other modules are not imported, packages are.
+
+        Args:
+            package: An importable package: ``registry.discover("app")``.
+
+        Returns:
+            All tasks that are registered then.
+
+        Raises:
+            ImportError: The package, or one of the modules, cannot be imported.
+        """
+        root = importlib.import_module(package)
+        for name in _task_modules(root.__name__, list(getattr(root, "__path__", ()))):
+            importlib.import_module(name)
+        return self.get_all_tasks()
+
+    def queue_configs(self, **options: QueueOptions) -> list[QueueConfig]:
+        """One ``QueueConfig`` for every queue that a task or an option names, and for "default".
+
+        Args:
+            options: Settings by queue: ``queue_configs(emails={"concurrency": 20})``. See ``QueueConfig``.
+
+        Raises:
+            ConfigurationError: A setting that cannot work.
+        """
+        labels = dict.fromkeys([DEFAULTS["queue"], *(task.option("queue") for task in self._tasks.values()), *options])
+        configs = []
+        for label in labels:
+            settings = options.get(label, {})
+            if unknown := settings.keys() - QueueOptions.__annotations__.keys():
+                raise ConfigurationError(
+                    f"queue {label!r}: unknown setting {min(unknown)!r}; "
+                    f"known: {', '.join(sorted(QueueOptions.__annotations__))}"
+                )
+            configs.append(QueueConfig(name=label, tasks=self.get_all_tasks(), **settings))
+        return configs
+
+    def check(self, namespace: Mapping[str, Any], hooks: Hooks) -> Iterator[DeclarationError]:
+        """Compile every task with what a running app knows, and yield what is wrong with them.
+
+        Args:
+            namespace: Names for annotations beside those of each function's module.
+            hooks: How the app stores types that msgspec does not know.
+        """
+        for task in self._tasks.values():
+            try:
+                task.compile(namespace, hooks)
+            except DeclarationError as error:
+                yield error
+        for schedule in self._schedules.values():
+            try:
+                self._tasks[schedule.task].payload.encode((), schedule.kwargs)
+            except (PayloadError, DeclarationError) as error:
+                yield InvalidScheduleError(f"schedule {schedule.id!r}: its kwargs do not fit: {error}")
+
+    def attach(self, attachment: Attachment) -> AbstractContextManager[None]:
+        """Attach the registry to a running app. The plugin does this."""
+        return self._attachments.attach(attachment)
+
+    def attachment(self) -> Attachment:
+        """The running app that an enqueue from here goes to.
+
+        Raises:
+            NotAttachedError: There is none, or nothing tells which.
+        """
+        return self._attachments.find()
+
+    def __repr__(self) -> str:
+        return f"<Registry {self.name!r}: {len(self._tasks)} tasks, {len(self._schedules)} schedules>"
+
+    def _register(self, fn: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
+        task = self._make(fn, options)
+        self._add(task)
+        return task
+
+    def _make(self, fn: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
+        refuse_unnameable(fn, allow_local=self._allow_local)
+        checked = check_options(options, TaskOptions, subject=f"task {fn.__qualname__!r}")
+        task: AnyTask = Task(fn, self, checked)
+        if (other := self._tasks.get(task.name)) is not None and not _same_function(other.fn, fn):
+            raise DuplicateTaskError(
+                f"task {task.name!r} was registered twice ({other.source}, {task.source}); "
+                "give one of them an explicit name="
+            )
+        return task
+
+    def _add(self, task: AnyTask) -> None:
+        if task.name in self._tasks:
+            # The same source again, by a reload or under a second module name: it replaces, with its schedules.
+            self._schedules = {id: one for id, one in self._schedules.items() if one.task != task.name}
+        self._tasks[task.name] = task
+
+    def _make_schedule(
+        self,
+        task: AnyTask,
+        id: str,
+        *,
+        cron: str | None,
+        every: timedelta | None,
+        timezone: str,
+        kwargs: Mapping[str, Any] | None,
+    ) -> Schedule:
+        schedule = Schedule(id=id, task=task.name, cron=cron, every=every, timezone=timezone, kwargs=dict(kwargs or {}))
+        if not task.resolved:
+            return schedule  # its kwargs are checked when the app starts and the signature is known
+        try:
+            task.payload.encode((), schedule.kwargs)
+        except PayloadError as error:
+            raise InvalidScheduleError(f"schedule {id!r}: its kwargs do not fit: {error}") from error
+        return schedule
+
+
+def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:
+    """Whether two functions come from one place in one file, whatever their module is called this time."""
+    first, second = inspect.unwrap(one), inspect.unwrap(other)
+    return (first.__code__.co_filename, first.__qualname__) == (second.__code__.co_filename, second.__qualname__)
+
+
+def _task_modules(package: str, path: list[str]) -> Iterator[str]:
+    for module in pkgutil.iter_modules(path, f"{package}."):
+        if module.name.rpartition(".")[2] == "tasks":
+            yield module.name
+        if module.ispkg:
+            inner = importlib.import_module(module.name)
+            yield from _task_modules(module.name, list(inner.__path__))

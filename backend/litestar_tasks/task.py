@@ -1,0 +1,494 @@
+"""One declared function: what it takes, how it is called, and how its calls are enqueued."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Protocol, Self, TypeAlias, cast
+
+from saq.types import Context
+from typing_extensions import ParamSpec, TypeVar, Unpack
+
+from litestar_tasks.attachment import Attachment
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, unstorable
+from litestar_tasks.exceptions import DependencyError, InvalidTaskError
+from litestar_tasks.job import CurrentJob, JobHandle, JobSpec
+from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
+from litestar_tasks.payload import INJECTED, Kind, Payload, read_parameters
+
+__all__ = ("AnyTask", "Call", "ContextTask", "Enqueuer", "SyncContextTask", "Task", "enqueue_many", "refuse_unnameable")
+
+P = ParamSpec("P")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+CallR = TypeVar("CallR", default=Coroutine[Any, Any, R])
+Async: TypeAlias = Callable[Concatenate[Context, P], Coroutine[Any, Any, R]]
+Sync: TypeAlias = Callable[Concatenate[Context, P], R]
+AsyncF_co = TypeVar("AsyncF_co", bound=Callable[Concatenate[Context, ...], Coroutine[Any, Any, Any]], covariant=True)
+SyncF_co = TypeVar("SyncF_co", bound=Callable[Concatenate[Context, ...], Any], covariant=True)
+
+_NO_HOOKS = Hooks(encoders={}, decoders=())
+
+
+class Home(Protocol):
+    """What a task needs of the registry it belongs to."""
+
+    name: str
+
+    @property
+    def defaults(self) -> Mapping[str, Any]: ...
+
+    def attachment(self) -> Attachment: ...
+
+
+class AnyTask:
+    """A declared function and its options.
+
+    It is called like the function: ``await my_task(ctx, user_id=1)`` runs it here and now. ``__name__`` and
+    ``__qualname__`` are the task's name, which SAQ and its tools go by; the function itself is ``fn``.
+
+    This is the one class that exists at run time. Type checkers see ``Task``, ``ContextTask`` or
+    ``SyncContextTask`` instead, which differ in what a call looks like.
+
+    Attributes:
+        name: The name by which it is enqueued and stored.
+        fn: The function.
+        registry: The registry that it belongs to.
+        options: The options that the decorator was given, checked, durations in seconds.
+    """
+
+    __name__: str
+    __qualname__: str
+
+    def __init__(self, fn: Callable[..., Any], registry: Home, options: Mapping[str, Any]) -> None:
+        functools.update_wrapper(self, fn, updated=())
+        self.fn = fn
+        self.registry = registry
+        self.name: str = options.get("name", fn.__name__)
+        self.__name__ = self.__qualname__ = self.name
+        self.options = {name: value for name, value in options.items() if name != "name"}
+        self._levels: Mapping[str, Any] = {**DEFAULTS, **registry.defaults, **self.options}
+        self._plain = _stored_options(self._levels)
+        self.is_async = inspect.iscoroutinefunction(fn)
+        if self.is_async:
+            _mark_as_coroutine_function(self)
+        self._payload: Payload | None = None
+        self._result: Codec[Any] | None = None
+        self.parameters, self._returns = read_parameters(fn, name=self.name, job_type=CurrentJob)
+        if self.resolved:
+            self.compile({}, _NO_HOOKS)
+
+    def compile(self, namespace: Mapping[str, Any], hooks: Hooks) -> None:
+        """Resolve the signature with what only a running app knows, and compile the payload.
+
+        Args:
+            namespace: Names for annotations beside those of the function's module.
+            hooks: How the app stores types that msgspec does not know.
+
+        Raises:
+            DeclarationError: The signature cannot be stored or resolved.
+        """
+        self.parameters, self._returns = read_parameters(
+            self.fn, name=self.name, job_type=CurrentJob, namespace=namespace, hooks=hooks
+        )
+        self._payload = Payload(self.name, self.parameters, hooks)
+        self.takes_context = any(parameter.kind is Kind.CONTEXT for parameter in self.parameters)
+        self.job_parameters = [parameter.name for parameter in self.parameters if parameter.kind is Kind.JOB]
+        self._result = self._compile_result(hooks)
+
+    @property
+    def resolved(self) -> bool:
+        """Whether every annotation is known, or some name is still to come from the app."""
+        return all(parameter.kind is not Kind.UNRESOLVED for parameter in self.parameters)
+
+    @property
+    def payload(self) -> Payload:
+        """The payload, compiled from the signature; at the first use, if the app has not done it yet."""
+        if self._payload is None:
+            self.compile({}, _NO_HOOKS)
+        return cast("Payload", self._payload)
+
+    @property
+    def result(self) -> Codec[Any]:
+        """How the task's results are stored and restored, by its return annotation."""
+        if self._result is None:
+            self.compile({}, _NO_HOOKS)
+        return cast("Codec[Any]", self._result)
+
+    @property
+    def source(self) -> str:
+        """Where the function was written: ``app/users/tasks.py:12``."""
+        code = inspect.unwrap(self.fn).__code__
+        path = Path(code.co_filename)
+        try:
+            path = path.relative_to(Path.cwd())
+        except ValueError:
+            pass
+        return f"{path}:{code.co_firstlineno}"
+
+    def option(self, name: str, given: Mapping[str, Any] | None = None) -> Any:
+        """The value of an option that holds for a call: call > task > registry > built-in."""
+        return (given if given and name in given else self._levels)[name]
+
+    def spec(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> JobSpec:
+        """What a queue stores of a call.
+
+        Args:
+            args: Positional arguments, without the context.
+            kwargs: Arguments by name.
+            options: Checked options of the call, durations in seconds. Defaults to none.
+
+        Raises:
+            PayloadError: The arguments do not fit.
+        """
+        return self.stored_spec(self.payload.encode(tuple(args), kwargs), options or {})
+
+    def stored_spec(self, payload: Mapping[str, Any], options: Mapping[str, Any]) -> JobSpec:
+        """``spec`` for a payload that is encoded already."""
+        if not options:
+            return JobSpec(task=self.name, kwargs=payload, **self._plain)
+        run_at = options.get("run_at")
+        if options.get("delay"):
+            run_at = datetime.now(UTC) + timedelta(seconds=options["delay"])
+        return JobSpec(
+            task=self.name,
+            kwargs=payload,
+            key=options.get("key"),
+            run_at=run_at,
+            **_stored_options({**self._levels, **options}),
+        )
+
+    def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[..., Any]:
+        """The task with options for one or more calls: ``my_task.using(delay=60).enqueue(user_id=1)``.
+
+        Args:
+            options: See ``EnqueueOptions``.
+
+        Raises:
+            ConfigurationError: An unknown option, or a value that cannot work.
+        """
+        return Enqueuer(self, check_options(options, EnqueueOptions, subject=f"task {self.name!r}"))
+
+    def bind(self, /, *args: Any, **kwargs: Any) -> Call[Any]:
+        """A call that is validated now and enqueued later, alone or with others by ``enqueue_many``.
+
+        Raises:
+            PayloadError: The arguments do not fit the signature.
+        """
+        return Call(self, self.payload.encode(args, kwargs), {})
+
+    async def enqueue(self, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
+        """Enqueue a call of the task. Once this has returned, the job will run.
+
+        Args:
+            args: The function's positional arguments, without the context.
+            kwargs: Its arguments by name.
+
+        Raises:
+            PayloadError: The arguments do not fit the signature; nothing was stored.
+            NotAttachedError: No app is running whose queue it could go to.
+            QueueUnavailableError: The broker did not answer in time.
+        """
+        return await self.bind(*args, **kwargs).enqueue()
+
+    def job(self, id: str) -> JobHandle[Any]:
+        """The handle of a job of this task, by its id.
+
+        Raises:
+            JobNotFoundError: The id is not one of this broker's.
+        """
+        attachment = self.registry.attachment()
+        label, key = attachment.locate(id)
+        return JobHandle(attachment.queue(label), key, decode=self.result.decode)
+
+    def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
+        """Run the function here and now; the context, if it takes one, comes first.
+
+        Raises:
+            DependencyError: A parameter that a worker would supply was left out.
+        """
+        if any(parameter.kind is Kind.INJECTED for parameter in self.parameters):
+            self._refuse_unfilled(args, kwargs)
+        return self.fn(*args, **kwargs)
+
+    def __get__(self, instance: object, owner: type | None = None) -> Self:
+        """A task is no method: found on a class it is itself."""
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r} from {self.source}>"
+
+    def __reduce__(self) -> tuple[Callable[..., AnyTask], tuple[str, str, str]]:
+        """Pickle by reference, so that a spawned process finds its own registry's task."""
+        return load, (self.fn.__module__, self.fn.__qualname__, self.name)
+
+    def _compile_result(self, hooks: Hooks) -> Codec[Any]:
+        try:
+            if (foreign := unstorable(self._returns, hooks)) is not None:
+                raise UnstorableTypeError(f"a {foreign.__name__} cannot be stored")
+            return Codec(self._returns, hooks)
+        except (TypeError, ValueError) as error:
+            raise InvalidTaskError(
+                f"task {self.name!r} ({self.source}): its result cannot be stored: {error}; return data that JSON can "
+                "hold, such as an id"
+            ) from error
+
+    def _refuse_unfilled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        given = inspect.signature(self.fn).bind_partial(*args, **kwargs)
+        given.apply_defaults()
+        for name, value in given.arguments.items():
+            if value is INJECTED:
+                raise DependencyError(
+                    f"task {self.name!r} was called directly without its dependency {name!r}, which only a worker "
+                    f"supplies; pass it: {self.name}(…, {name}=…)"
+                )
+
+
+class Enqueuer(Generic[P, R]):
+    """A task with options for its next calls. Made by ``using``."""
+
+    __slots__ = ("_options", "_task")
+
+    def __init__(self, task: AnyTask, options: Mapping[str, Any]) -> None:
+        self._task = task
+        self._options = dict(options)
+
+    async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]:
+        """Enqueue a call with these options; see ``Task.enqueue``."""
+        return await self.bind(*args, **kwargs).enqueue()
+
+    def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
+        """A call with these options; see ``Task.bind``."""
+        return Call(self._task, self._task.payload.encode(args, kwargs), self._options)
+
+    def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[P, R]:
+        """The same with further options; the later ones win."""
+        return Enqueuer(self._task, _merge(self._task, self._options, options))
+
+
+class Call(Generic[R_co]):
+    """A task with its arguments and options, validated and not enqueued yet. Made by ``bind``."""
+
+    __slots__ = ("_options", "_payload", "_task")
+
+    def __init__(self, task: AnyTask, payload: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+        self._task = task
+        self._payload = payload
+        self._options = options
+
+    async def enqueue(self) -> JobHandle[R_co]:
+        """Enqueue the call; see ``Task.enqueue``."""
+        return await self._enqueue_at(self._task.registry.attachment())
+
+    def enqueue_sync(self) -> JobHandle[R_co]:
+        """Enqueue from a thread without an event loop: a sync route, a sync task.
+
+        Raises:
+            RuntimeError: Called on an event loop, which it would block.
+        """
+        attachment = self._task.registry.attachment()
+        return attachment.run(self._enqueue_at(attachment))
+
+    def using(self, **options: Unpack[EnqueueOptions]) -> Self:
+        """The same call with further options; the later ones win."""
+        return type(self)(self._task, self._payload, _merge(self._task, self._options, options))
+
+    def spec(self) -> JobSpec:
+        """What a queue stores of it."""
+        return self._task.stored_spec(self._payload, self._options)
+
+    @property
+    def queue(self) -> str:
+        """The label of the queue that it goes to."""
+        label: str = self._task.option("queue", self._options)
+        return label
+
+    @property
+    def task(self) -> AnyTask:
+        """The task."""
+        return self._task
+
+    async def _enqueue_at(self, attachment: Attachment) -> JobHandle[R_co]:
+        queue = attachment.queue(self.queue)
+        submission = await queue.submit(self.spec())
+        return JobHandle(
+            queue, submission.job.key, decode=self._task.result.decode, deduplicated=submission.deduplicated
+        )
+
+
+async def enqueue_many(calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
+    """Enqueue many calls, of one task or of several, with one round trip per queue and batch.
+
+    Each queue's calls are stored in order. Across queues it is not one step: where one queue fails, what went to
+    another one before stays.
+
+    Returns:
+        A handle for each call, in the order of the calls.
+
+    Raises:
+        NotAttachedError: No app is running whose queues they could go to.
+        QueueUnavailableError: The broker did not answer in time.
+    """
+    calls = list(calls)
+    handles: dict[int, JobHandle[R]] = {}
+    for attachment, label, members in _by_queue(calls):
+        queue = attachment.queue(label)
+        submissions = await queue.submit_many([calls[index].spec() for index in members])
+        for index, submission in zip(members, submissions, strict=True):
+            handles[index] = JobHandle(
+                queue,
+                submission.job.key,
+                decode=calls[index].task.result.decode,
+                deduplicated=submission.deduplicated,
+            )
+    return [handles[index] for index in range(len(calls))]
+
+
+def _by_queue(calls: Sequence[Call[Any]]) -> Iterator[tuple[Attachment, str, list[int]]]:
+    groups: dict[tuple[int, str], list[int]] = {}
+    attachments: dict[int, Attachment] = {}
+    for index, call in enumerate(calls):
+        home = id(call.task.registry)
+        if home not in attachments:
+            attachments[home] = call.task.registry.attachment()
+        groups.setdefault((home, call.queue), []).append(index)
+    for (home, label), members in groups.items():
+        yield attachments[home], label, members
+
+
+def _stored_options(levels: Mapping[str, Any]) -> dict[str, Any]:
+    """Options as a job's record holds them."""
+    ttl = levels["ttl"]
+    # Those for which SAQ's record has no field travel in its meta, where they are not the default.
+    beside = ("at_most_once", "max_losses", "failed_ttl")
+    return {
+        "timeout": levels["timeout"] or 0,
+        "max_attempts": levels["max_attempts"],
+        # SAQ stores 0 for "for ever" and -1 for "not at all".
+        "ttl": 0 if ttl is None else int(ttl) or -1,
+        "priority": levels["priority"],
+        "meta": {name: levels[name] for name in beside if levels[name] != DEFAULTS[name]},
+    }
+
+
+def _merge(task: AnyTask, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    checked = check_options(new, EnqueueOptions, subject=f"task {task.name!r}")
+    # delay and run_at are two spellings of one option: the later one replaces the earlier, however it was spelt.
+    replaced: set[str] = {"delay", "run_at"} if checked.keys() & {"delay", "run_at"} else set()
+    return {**{name: value for name, value in old.items() if name not in replaced}, **checked}
+
+
+def refuse_unnameable(fn: object, *, allow_local: bool) -> None:
+    """Refuse what a worker in another process could not find again by its name.
+
+    Raises:
+        InvalidTaskError: Says what it is, and what to write instead.
+    """
+    if isinstance(fn, AnyTask):
+        raise InvalidTaskError(
+            f"{fn.name!r} ({fn.source}) is a task already; a further schedule is registry.schedule(task, cron=…)"
+        )
+    if isinstance(fn, staticmethod | classmethod):
+        raise InvalidTaskError(f"{fn!r}: put @task below @{type(fn).__name__}")
+    if isinstance(fn, functools.partial):
+        raise InvalidTaskError(f"{fn!r} is a partial, which has no name of its own; write a function that calls it")
+    if inspect.ismethod(fn):
+        raise InvalidTaskError(f"{fn!r} is bound to an object, which cannot be stored; write a function that calls it")
+    if not inspect.isfunction(fn):
+        raise InvalidTaskError(f"{fn!r} is not a function; write a function that calls it")
+    if "<lambda>" in fn.__qualname__:
+        raise InvalidTaskError(
+            f"a lambda ({fn.__code__.co_filename}:{fn.__code__.co_firstlineno}) has no name; use def"
+        )
+    if "<locals>" in fn.__qualname__ and not allow_local:
+        raise InvalidTaskError(
+            f"{fn.__qualname__!r} ({fn.__code__.co_filename}:{fn.__code__.co_firstlineno}) is local to a function, so "
+            "a worker cannot import it; move it to module level (a decorator below @task: use functools.wraps; in "
+            "tests: Registry(allow_local=True))"
+        )
+    if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
+        raise InvalidTaskError(f"{fn.__qualname__!r} is a generator; a task returns its result")
+
+
+def load(module: str, qualname: str, name: str) -> AnyTask:
+    """Find a pickled task again: by its module attribute, or else as ``alias = task(function)``.
+
+    Raises:
+        LookupError: The module does not hold it any more.
+    """
+    namespace = importlib.import_module(module)
+    found: Any = namespace
+    for part in qualname.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, AnyTask) and found.name == name:
+        return found
+    for value in vars(namespace).values():
+        if isinstance(value, AnyTask) and value.name == name:
+            return value
+        find = getattr(type(value), "find_task", None)  # a Registry that the module uses
+        if find is not None and (task := find(value, name)) is not None:
+            return cast("AnyTask", task)
+    raise LookupError(f"task {name!r} was not found in module {module!r}; bind it to a name at module level")
+
+
+def _mark_as_coroutine_function(task: AnyTask) -> None:
+    # asyncio.iscoroutinefunction looks for this up to Python 3.13, inspect's from 3.12 on for its own mark.
+    task._is_coroutine = _ASYNCIO_MARK  # type: ignore[attr-defined]  # asyncio's protocol, not ours
+    if sys.version_info >= (3, 12):
+        inspect.markcoroutinefunction(task)
+
+
+_ASYNCIO_MARK = getattr(asyncio.coroutines, "_is_coroutine", True)
+
+
+if TYPE_CHECKING:
+    # What type checkers see of a task: three faces of AnyTask that differ in how a call is written. Which one a
+    # function gets is chosen by the overloads of TaskDecorator.
+
+    class Task(AnyTask, Generic[P, R, CallR]):
+        """A task without context; ``CallR`` is what a direct call returns."""
+
+        def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> CallR: ...
+        async def enqueue(self, /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
+        def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
+        def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[P, R]: ...
+        def job(self, id: str) -> JobHandle[R]: ...
+
+    class ContextTask(AnyTask, Generic[AsyncF_co]):
+        """An async task with the context first; a direct call takes any mapping for it."""
+
+        def __call__(
+            self: ContextTask[Async[P, R]], ctx: Mapping[str, Any], /, *args: P.args, **kwargs: P.kwargs
+        ) -> Coroutine[Any, Any, R]: ...
+        async def enqueue(self: ContextTask[Async[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
+        def bind(self: ContextTask[Async[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
+        def using(self: ContextTask[Async[P, R]], **options: Unpack[EnqueueOptions]) -> Enqueuer[P, R]: ...
+        def job(self: ContextTask[Async[..., R]], id: str) -> JobHandle[R]: ...
+
+    class SyncContextTask(AnyTask, Generic[SyncF_co]):
+        """A sync task with the context first."""
+
+        def __call__(
+            self: SyncContextTask[Sync[P, R]], ctx: Mapping[str, Any], /, *args: P.args, **kwargs: P.kwargs
+        ) -> R: ...
+        async def enqueue(self: SyncContextTask[Sync[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> JobHandle[R]: ...
+        def bind(self: SyncContextTask[Sync[P, R]], /, *args: P.args, **kwargs: P.kwargs) -> Call[R]: ...
+        def using(self: SyncContextTask[Sync[P, R]], **options: Unpack[EnqueueOptions]) -> Enqueuer[P, R]: ...
+        def job(self: SyncContextTask[Sync[..., R]], id: str) -> JobHandle[R]: ...
+
+else:
+
+    class Task(AnyTask):
+        """The class of every task at run time; see ``AnyTask``."""
+
+        def __class_getitem__(cls, parameters: object) -> type[Task]:
+            """``Task[..., Any]`` in annotations that are evaluated."""
+            return cls
+
+    ContextTask = SyncContextTask = Task
