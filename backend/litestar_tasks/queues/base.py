@@ -1,0 +1,249 @@
+"""What every queue can do, whatever its broker: the producer's, the reader's and the worker's side."""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields
+from enum import Enum
+from secrets import token_hex
+from typing import TYPE_CHECKING, Any, Final
+
+from saq.job import Job, Status
+from saq.queue.base import JobError as SaqJobError
+from saq.queue.base import Queue
+from saq.utils import now
+
+from litestar_tasks.job import JobSpec, JobStatus, Submission, status_of
+
+if TYPE_CHECKING:
+    from litestar_tasks.registry import Registry
+
+__all__ = ("ClaimedJob", "Settlement", "Submission", "TaskQueue", "WorkerHooks")
+
+
+_FIELDS: Final = {field.name: field.default for field in fields(Job)}
+"""SAQ's defaults; the fields that have none are always given."""
+
+
+class ClaimedJob(Job):
+    """A job that a worker holds: SAQ's record and the fencing token of this claim.
+
+    Attributes:
+        token: Names this claim and no other. The broker refuses to settle a job under any token but the one that
+            holds it now, so a worker that lost its lease can't overwrite what its successor does.
+        lost: Whether the worker has learnt that somebody else holds the job now.
+    """
+
+    token: int = 0
+    lost: bool = False
+
+
+class Settlement(Enum):
+    """What is to become of a claimed job."""
+
+    COMPLETE = "complete"
+    FAILED = "failed"
+    ABORTED = "aborted"
+    QUARANTINED = "quarantined"
+    """Failed without having run: nobody could decode it, or no worker knows its task."""
+    RETRY = "retry"
+    """Back to the tail, now or after a delay; the attempt counts."""
+    SNOOZE = "snooze"
+    """Back to the tail, now or after a delay; the attempt does not count."""
+    HAND_BACK = "hand_back"
+    """Back to the head, as it was before the claim."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerHooks:
+    """How a queue calls back the worker that opened it. All are called on the worker's event loop."""
+
+    abort: Callable[[str, str], None]
+    """``(job key, reason)``: somebody wants this running job aborted."""
+    lost: Callable[[Sequence[str]], None]
+    """The lease was lost, and with it the claims on these job keys: stop them, settle nothing of theirs."""
+
+
+class TaskQueue(Queue):
+    """SAQ's ``Queue`` with typed errors, claims under fencing tokens, and enqueueing by validated name.
+
+    Attributes:
+        name: The name on the wire: ``namespace.label``, or the label alone without a namespace.
+        label: The name that tasks, routes and configurations use.
+        registry: The tasks that may be enqueued by name.
+    """
+
+    label: str
+    registry: Registry
+
+    # The producer's side
+
+    async def enqueue(self, job_or_func: str | Job, /, **kwargs: Any) -> Job:  # type: ignore[override]
+        """Enqueue a task by its name into this queue.
+
+        The override is deliberate in three ways (hence the ignore): keyword arguments are the task's alone, also where
+        SAQ's ``Job`` has a field of the same name; the first parameter is positional-only for the same reason; and
+        the answer is never None: a job that is there already under the same key is returned as it is stored.
+
+        Args:
+            job_or_func: The task's name, or a SAQ ``Job`` of your own making, which is stored as it is.
+            kwargs: The task's arguments. Options have a place of their own:
+                ``registry.get_task(name).using(delay=5).enqueue(…)``.
+
+        Raises:
+            UnknownTaskError: No such task; names the nearest ones.
+            PayloadError: The arguments do not fit the task's signature.
+            QueueUnavailableError: The broker did not answer in time.
+        """
+        if isinstance(job_or_func, str):
+            spec = self.registry.get_task(job_or_func).spec((), kwargs)
+            return (await self.submit(spec)).job
+        job = job_or_func
+        for name, value in kwargs.items():
+            setattr(job, name, value)
+        if job.queue is not None and job.queue.name != self.name:
+            raise ValueError(f"job {job.key!r} belongs to queue {job.queue.name!r}, not to {self.name!r}")
+        job.queue = self
+        job.queued = now()
+        job.status = Status.QUEUED
+        return (await self._submit_job(job)).job
+
+    async def submit(self, spec: JobSpec) -> Submission:
+        """Store one call as a job.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer in time.
+        """
+        return await self._submit_job(self.build(spec), once=spec.once)
+
+    async def submit_many(self, specs: Sequence[JobSpec]) -> list[Submission]:
+        """Store many calls, in order, with as few round trips as the broker allows.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer in time.
+        """
+        return await asyncio.gather(*(self.submit(spec) for spec in specs))
+
+    async def _submit_job(self, job: Job, *, once: bool = False) -> Submission:
+        await self._before_enqueue(job)
+        return await self.store(job, once=once)
+
+    def build(self, spec: JobSpec) -> Job:
+        """The record of a call, as SAQ's tools can read it."""
+        job = Job.__new__(Job)  # its __init__ would set 25 fields one by one
+        job.__dict__ |= _FIELDS | {
+            "function": spec.task,
+            "kwargs": dict(spec.kwargs) or None,
+            "queue": self,
+            "key": spec.key or token_hex(16),
+            "timeout": spec.timeout,
+            "retries": spec.max_attempts,
+            "ttl": spec.ttl,
+            "scheduled": spec.run_at.timestamp() if spec.run_at else 0,
+            "priority": spec.priority,
+            "queued": now(),
+            "status": Status.QUEUED,
+            "meta": dict(spec.meta),
+        }
+        return job
+
+    @abstractmethod
+    async def store(self, job: Job, *, once: bool = False) -> Submission:
+        """Store a new job, unless one that is not finished has its key.
+
+        Args:
+            job: The job, queued, belonging to this queue.
+            once: Also refuse the key of a finished job whose record is still there. Defaults to False.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer in time.
+        """
+
+    # The reader's side
+
+    async def status(self, key: str) -> JobStatus | None:
+        """Where a job stands, or None where there is no record of it."""
+        job = await self.job(key)
+        return status_of(job) if job else None
+
+    @abstractmethod
+    async def wait(self, key: str, timeout: float | None) -> Job | None:
+        """Wait for a job's end and return its record; None where there is none.
+
+        Raises:
+            TimeoutError: It had not ended after ``timeout`` seconds.
+        """
+
+    @abstractmethod
+    async def cancel(self, key: str, reason: str) -> bool:
+        """Abort a job that waits or runs; False, and no change, for one that has ended or never was."""
+
+    async def abort(self, job: Job, error: str, ttl: float = 5) -> None:
+        """SAQ's spelling of ``cancel``; ``ttl`` is ignored."""
+        await self.cancel(job.key, error)
+
+    async def apply(
+        self, job_or_func: str, timeout: float | None = None, poll_interval: float = 0.5, **kwargs: Any
+    ) -> Any:
+        """Enqueue a task by name and wait for its result, with SAQ's errors.
+
+        Args:
+            job_or_func: The task's name.
+            timeout: Seconds to wait, which do not limit the job itself. Defaults to None: as long as it takes.
+            poll_interval: SAQ's; ignored, the end of a job is announced by a message.
+            kwargs: The task's arguments.
+
+        Raises:
+            TimeoutError: The job had not ended in time.
+            saq.queue.base.JobError: It failed or was aborted.
+        """
+        job = await self.enqueue(job_or_func, **kwargs)
+        ended = await self.wait(job.key, timeout)
+        if ended is not None and ended.status is not Status.COMPLETE:
+            raise SaqJobError(ended)
+        return ended.result if ended else None
+
+    # The worker's side
+
+    @abstractmethod
+    async def open(self, worker_id: str, hooks: WorkerHooks) -> None:
+        """Begin to work on this queue: register a lease and keep it alive until ``close``."""
+
+    @abstractmethod
+    async def claim(self, limit: int) -> list[ClaimedJob]:
+        """Claim up to ``limit`` jobs, waiting while there are none.
+
+        Returns after at most about a second without a job, with an empty list. The jobs are marked active, carry
+        their token, and belong to this worker until they are settled. Cancelling a claim loses nothing: what was
+        claimed meanwhile is handed back.
+
+        Raises:
+            BrokerError: The broker is away. The caller is expected to call again; the queue paces itself.
+        """
+
+    @abstractmethod
+    async def settle(self, job: ClaimedJob, settlement: Settlement, *, delay: float = 0.0) -> bool:
+        """Write what became of a claimed job, as the fields of ``job`` say it.
+
+        Keeps trying while the broker is away: a result is never dropped because of an outage.
+
+        Args:
+            job: The claimed job, with its new status, result, error and attempts.
+            settlement: What is to become of it.
+            delay: Seconds until a retry or snooze is ready. Defaults to 0: at once.
+
+        Returns:
+            False where the claim was lost in the meantime, and nothing was written.
+        """
+
+    @abstractmethod
+    async def close(self, *, keep: Collection[str] = ()) -> None:
+        """Stop working: hand back what is still claimed, and give up the lease.
+
+        Args:
+            keep: Keys of jobs whose code cannot be stopped and runs on, such as a sync task in its thread. They stay
+                claimed, and the lease with them, until it lapses after the process has ended: handed back now they
+                would run twice at the same time. Defaults to none.
+        """
