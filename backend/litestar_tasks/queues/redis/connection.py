@@ -1,0 +1,269 @@
+"""The way to a Redis server: where it is, and connections whose every wait is bounded.
+
+redis-py brings TLS, authentication and the parser. What it decides differently from version to version (timeouts,
+retries, the protocol) is decided here, because claims depend on it: a command that is repeated behind our back would
+claim jobs twice under the same tokens, and a read without a deadline never notices a dead connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, cast
+from urllib.parse import urlsplit
+
+import redis
+import redis.asyncio
+import redis.backoff
+from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.retry import Retry as SyncRetry
+
+from litestar_tasks.exceptions import ConfigurationError
+
+__all__ = ("Endpoint", "Link", "never_sent", "redact")
+
+_SCHEMES: Final = {
+    "redis": "redis",
+    "rediss": "rediss",
+    "unix": "unix",
+    "valkey": "redis",
+    "valkeys": "rediss",
+}
+CONNECT_TIMEOUT: Final = 3.0
+"""Seconds until a connection that is not established counts as refused."""
+ANSWER_TIMEOUT: Final = 5.0
+"""Seconds until a command that is not answered counts as lost, and its connection with it."""
+
+# Options that differ between redis-py 7 and 8, or that would repeat commands.
+_DECIDED_HERE: Final = frozenset(
+    {
+        "decode_responses",
+        "health_check_interval",
+        "legacy_responses",
+        "protocol",
+        "retry",
+        "retry_on_error",
+        "retry_on_timeout",
+        "socket_timeout",
+    }
+)
+
+
+class Endpoint:
+    """A Redis or Valkey server, and how to connect to it.
+
+    Args:
+        client: A client of that server; only its settings are used, its connections are left alone.
+
+    Attributes:
+        address: Where the server is, without credentials: ``host:port/db`` or a socket's path.
+    """
+
+    def __init__(self, client: redis.asyncio.Redis) -> None:
+        pool = client.connection_pool
+        kind: type[AbstractConnection] = pool.connection_class
+        given = cast("Mapping[str, Any]", pool.connection_kwargs)
+        self._kind = kind
+        self._settings: dict[str, Any] = {
+            name: value
+            for name, value in given.items()
+            if name not in _DECIDED_HERE and not name.startswith(("maint", "orig_", "oss_"))
+        }
+        self._settings["protocol"] = 2
+        if self._settings.get("socket_connect_timeout") is None:
+            self._settings["socket_connect_timeout"] = CONNECT_TIMEOUT
+        if issubclass(kind, Connection):
+            self._settings["socket_keepalive"] = True
+            self._settings["socket_keepalive_options"] = _keepalive()
+            host, port = given.get("host", "localhost"), given.get("port", 6379)
+            self.address = f"{host}:{port}/{given.get('db') or 0}"
+        else:
+            self.address = f"{given.get('path', '?')}/{given.get('db') or 0}"
+
+    @classmethod
+    def from_url(cls, url: str, **options: Any) -> Endpoint:
+        """The server that a URL names: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``valkey://``, ``valkeys://``.
+
+        Args:
+            url: The URL; user name, password and database are read from it, and redis-py's options from its query.
+            options: More of redis-py's options.
+
+        Raises:
+            ConfigurationError: It can't be one; the message does not show its credentials.
+        """
+        scheme, separator, rest = url.partition("://")
+        known = _SCHEMES.get(scheme.lower())
+        if known is None or not separator:
+            raise ConfigurationError(
+                f"broker URL {redact(url)!r} has no scheme that Redis is reached by; use one of "
+                + ", ".join(f"{name}://" for name in _SCHEMES)
+            )
+        parts = urlsplit(f"{known}://{rest}")
+        whole_path = parts.path.strip("/")
+        if parts.fragment or (known != "unix" and whole_path and not whole_path.isdigit()):
+            raise ConfigurationError(
+                f"broker URL {redact(url)!r} can't be read: what follows the host is the number of a database. If the "
+                "password holds '@', '/', '#' or '?', percent-encode them"
+            )
+        try:
+            return cls(redis.asyncio.Redis.from_url(f"{known}://{rest}", **options))
+        except (TypeError, ValueError) as error:
+            raise ConfigurationError(f"broker URL {redact(url)!r} can't be read: {error}") from None
+
+    def __repr__(self) -> str:
+        return f"<Endpoint {self.address}>"
+
+    def client(self) -> redis.asyncio.Redis:
+        """A client with a pool of its own, for single commands that may be asked again."""
+        pool = ConnectionPool(
+            connection_class=self._kind,
+            **self._settings,
+            socket_timeout=ANSWER_TIMEOUT,
+            retry=Retry(redis.backoff.NoBackoff(), 0),
+        )
+        return redis.asyncio.Redis(connection_pool=pool)
+
+    def link(self) -> Link:
+        """A connection of its own; it is made with the first command."""
+        return Link(self.connection())
+
+    def connection(self) -> AbstractConnection:
+        """A bare connection, not yet made, whose reads have no deadline of their own."""
+        return self._kind(**self._settings, socket_timeout=None, retry=Retry(redis.backoff.NoBackoff(), 0))
+
+    def sync_client(self, timeout: float) -> redis.Redis:
+        """A blocking client with one connection, for a thread.
+
+        Args:
+            timeout: Seconds until a command counts as lost.
+        """
+        kind: Any = redis.UnixDomainSocketConnection
+        if issubclass(self._kind, SSLConnection):
+            kind = redis.SSLConnection
+        elif issubclass(self._kind, Connection):
+            kind = redis.Connection
+        settings: dict[str, Any] = {**self._settings, "socket_connect_timeout": timeout, "socket_timeout": timeout}
+        pool = redis.ConnectionPool(
+            connection_class=kind, **settings, retry=SyncRetry(redis.backoff.NoBackoff(), 0), max_connections=2
+        )
+        return redis.Redis(connection_pool=pool)
+
+
+class Link:
+    """One connection, on which commands are written as they come, and answered in the order they were written.
+
+    Each command has a deadline. It is leaner than a client: no pool, no repetition, one write for each command. What
+    fails for one command fails for those behind it too: without its answer theirs can't be told apart.
+    """
+
+    __slots__ = ("_connection", "_epoch", "_last", "_writing")
+
+    def __init__(self, connection: AbstractConnection) -> None:
+        self._connection: Any = connection  # redis-py leaves parts of it without types
+        self._writing = asyncio.Lock()
+        self._last: asyncio.Future[None] | None = None
+        self._epoch = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection now; the next command makes one."""
+        return bool(self._connection.is_connected)
+
+    async def call(self, args: Sequence[bytes | str | float], timeout: float = ANSWER_TIMEOUT) -> Any:
+        """Send a command and return its answer.
+
+        Raises:
+            ResponseError: The server answered with an error.
+            RedisError: No connection, or no answer in time; the connection has been given up. ``never_sent`` tells
+                whether the server can have received the command.
+        """
+        connection = self._connection
+        sent = False
+        read: asyncio.Future[None] | None = None
+        try:
+            async with asyncio.timeout(timeout):
+                async with self._writing:
+                    if not connection.is_connected:
+                        await connection.connect()
+                    epoch = self._epoch
+                    before, self._last = self._last, (read := asyncio.get_running_loop().create_future())
+                    sent = True
+                    await connection.send_packed_command(_pack(args), check_health=False)
+                if before is not None and not before.done():
+                    await asyncio.wait((before,))
+                if epoch != self._epoch:
+                    raise RedisConnectionError("the connection was given up while a command was under way")
+                return await connection.read_response()
+        except ResponseError:
+            raise
+        except TimeoutError:
+            await self._drop()
+            raise _marked(RedisTimeoutError(f"no answer within {timeout:g} s"), sent) from None
+        except RedisError as error:
+            await self._drop()
+            # While connecting, redis-py hides what the server said behind an error of its own.
+            told = error.__cause__ if isinstance(error.__cause__, RedisError) else error
+            raise _marked(told, sent) from None
+        except OSError as error:
+            await self._drop()
+            raise _marked(RedisConnectionError(str(error)), sent) from error
+        except BaseException:
+            # Also when cancelled: the answer is still to come, and would be taken for the next command's.
+            await self._drop()
+            raise
+        finally:
+            if read is not None:
+                read.set_result(None)
+
+    async def _drop(self) -> None:
+        self._epoch += 1
+        self._last = None
+        await self._connection.disconnect(nowait=True)
+
+    async def close(self) -> None:
+        """Close the connection; the next command makes a new one."""
+        self._epoch += 1
+        try:
+            await self._connection.disconnect()
+        except (RedisError, OSError):
+            pass  # It is gone either way.
+
+
+def never_sent(error: BaseException) -> bool:
+    """Whether the command that failed with this error certainly did not reach the server."""
+    return getattr(error, "litestar_tasks_unsent", False)
+
+
+def redact(url: str) -> str:
+    """A URL without its credentials, however it is spelled."""
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return re.sub(r"^.*@", "***@", url)
+    rest = re.sub(r"(?i)([?&](?:password|username)=)[^&]*", r"\1***", rest)
+    head, at, tail = rest.rpartition("@")
+    return f"{scheme}://***@{tail}" if at and head else f"{scheme}://{rest}"
+
+
+def _marked(error: RedisError, sent: bool) -> RedisError:
+    error.litestar_tasks_unsent = not sent  # type: ignore[attr-defined]  # an error keeps its class and says one thing more
+    return error
+
+
+def _pack(args: Sequence[bytes | str | float]) -> bytes:
+    parts = [b"*%d\r\n" % len(args)]
+    for arg in args:
+        data = arg if type(arg) is bytes else str(arg).encode()
+        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
+    return b"".join(parts)
+
+
+def _keepalive() -> dict[int, int]:
+    """A peer that vanished silently is noticed in half a minute, also where nothing is being sent."""
+    wanted = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3}
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}

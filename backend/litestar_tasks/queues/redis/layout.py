@@ -1,0 +1,57 @@
+"""The names of a queue's keys on Redis. What each holds is drawn in ``scripts/common.lua`` and DELIVERY's table.
+
+==============================  =======  ===========================================================================
+``saq:job:<name>:<key>``        string   the job's document; its name is also the channel of its changes of status
+``saq:<name>:incomplete``       zset     the state of every job that has not ended, and the fence: see ``common.lua``
+``saq:<name>:queued``           list     the jobs of priority 0 that wait; SAQ's producers push here
+``saq:<name>:queued:<p>``       list     the lane of another priority; ``lanes`` is the zset of those in use
+``saq:<name>:prio``             hash     id to priority, where it is not 0
+``saq:<name>:max_losses``       hash     id to the losses that fail it, where it is not the queue's number
+``saq:<name>:inbox:<inc>``      list     what a worker was woken for and has not claimed yet
+``saq:<name>:leases``           zset     ``<inc>:<uuid>`` to the moment (ms) at which the worker counts as lost
+``saq:<name>:workers``          hash     ``<inc>:<uuid>`` to the worker's id
+``saq:<name>:incs``             int      the last incarnation number
+``saq:<name>:graves``           zset     incarnations that are gone, for an hour
+``saq:<name>:pulse``            string   when somebody last renewed; ``guard`` exists while nobody is recovered
+``saq:<name>:aborts``           hash     id to reason (JSON), of running jobs that are to be aborted
+``saq:<name>:losses``           hash     id to the number of workers that were lost with it
+``saq:<name>:complete``         zset     finished jobs by the moment (ms) of their end; likewise ``failed``,
+                                         ``aborted`` and ``quarantined`` (which is also in ``failed``)
+``saq:<name>:paused``           string   exists while nothing is claimed
+``saq:<name>:ctl``              channel  tells workers what to do at once
+==============================  =======  ===========================================================================
+"""
+
+from __future__ import annotations
+
+__all__ = ("Layout",)
+
+
+class Layout:
+    """The keys of one queue.
+
+    Args:
+        name: The queue's name on the wire.
+    """
+
+    __slots__ = ("_job_prefix", "incomplete", "name", "prefix", "queued")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.prefix = f"saq:{name}:"
+        self._job_prefix = f"saq:job:{name}:"
+        self.incomplete = f"{self.prefix}incomplete"
+        """Routes every script."""
+        self.queued = f"{self.prefix}queued"
+
+    def job_id(self, key: str) -> str:
+        """The id of a job, which is the name of its document and of its channel."""
+        return self._job_prefix + key
+
+    def job_key(self, job_id: str) -> str:
+        """The key within an id."""
+        return job_id[len(self._job_prefix) :]
+
+    def key(self, name: str) -> str:
+        """Another of the queue's keys."""
+        return self.prefix + name

@@ -1,0 +1,159 @@
+"""A job's document: SAQ's JSON, written and read fast, and never trusted."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import msgspec
+from saq.job import Job, Status
+
+if TYPE_CHECKING:
+    from saq.queue.base import Queue
+
+__all__ = ("UndecodableError", "decode", "encode", "restore")
+
+JobT = TypeVar("JobT", bound=Job)
+
+_DEFAULTS: Final[dict[str, Any]] = {
+    field.name: field.default for field in dataclasses.fields(Job) if field.default is not dataclasses.MISSING
+}
+# Those that are written whenever they differ from their default; the others have a rule of their own.
+_PLAIN: Final = tuple(
+    (name, default) for name, default in _DEFAULTS.items() if name not in {"kwargs", "queue", "result", "status"}
+)
+_STATUSES: Final = {status.value: status for status in Status}
+_NUMBER: Final = (int, float)
+_TYPES: Final[dict[str, type | tuple[type, ...]]] = {
+    "function": str,
+    "kwargs": (dict, type(None)),
+    "queue": str,
+    "key": str,
+    "retry_backoff": (bool, int, float),
+    "result": object,
+    "error": (str, type(None)),
+    "status": str,
+    "group_key": (str, type(None)),
+    "meta": dict,
+    "worker_id": (str, type(None)),
+    **{
+        name: (*_NUMBER, type(None)) if name in {"timeout", "heartbeat"} else _NUMBER
+        for name, default in _DEFAULTS.items()
+        if isinstance(default, _NUMBER) and name != "retry_backoff"
+    },
+}
+_encoder: Final = msgspec.json.Encoder()
+_decoder: Final = msgspec.json.Decoder()
+
+
+class UndecodableError(ValueError):
+    """A stored document that is no job of this queue."""
+
+
+def encode(job: Job, **changed: Any) -> bytes:
+    """The document of a job; fields that have their default are left out, as SAQ does.
+
+    Args:
+        job: The job.
+        changed: Fields to be written with another value than the job's.
+    """
+    fields = {**job.__dict__, **changed} if changed else job.__dict__
+    record: dict[str, Any] = {"function": fields["function"]}
+    if (kwargs := fields["kwargs"]) is not None:
+        record["kwargs"] = kwargs
+    if (queue := fields["queue"]) is not None:
+        record["queue"] = queue.name
+    record["key"] = fields["key"]
+    for name, default in _PLAIN:
+        value = fields[name]
+        if value is not default and value != default:
+            record[name] = value
+    if (result := fields["result"]) is not None:
+        record["result"] = result
+    if (status := fields["status"]) is not Status.NEW:
+        record["status"] = status
+    if meta := fields["meta"]:
+        record["meta"] = meta
+    return to_json(record)
+
+
+def to_json(value: Any) -> bytes:
+    """JSON, as msgspec writes it.
+
+    It writes null for NaN and infinity, which the standard library's JSON, and so SAQ's, keeps; it refuses text that is
+    not Unicode, which the other escapes. So where either may be in a value, the other one writes it.
+    """
+    try:
+        data = _encoder.encode(value)
+    except UnicodeEncodeError:
+        return json.dumps(value).encode()
+    if b"null" in data and _has_unwritable_float(value):
+        return json.dumps(value).encode()
+    return data
+
+
+def decode(data: bytes) -> Any:
+    """The value of a JSON text, whichever of the two wrote it.
+
+    Raises:
+        UndecodableError: It is none.
+    """
+    try:
+        return _decoder.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise UndecodableError(f"the document is not JSON: {error}") from None
+    except RecursionError:
+        raise UndecodableError("the document is nested too deeply") from None
+
+
+def restore(kind: type[JobT], queue: Queue, data: bytes | dict[str, Any], *, key: str | None = None) -> JobT:
+    """A job from its document.
+
+    Args:
+        kind: The class of the job.
+        queue: The queue that it was read from.
+        data: The document, decoded or not; a decoded one is taken over.
+        key: The key that it was stored under, to be compared with the one it says. Defaults to None: not compared.
+
+    Raises:
+        UndecodableError: The document is no job of this queue, or one of a newer SAQ.
+    """
+    fields = data if isinstance(data, dict) else decode(data)
+    if not isinstance(fields, dict):
+        raise UndecodableError(f"the document is a JSON {type(fields).__name__}, not an object")
+    for name, value in fields.items():
+        expected = _TYPES.get(name)
+        if expected is None:
+            raise UndecodableError(f"the document has a field {name!r}, which this version of SAQ does not know")
+        if not isinstance(value, expected):
+            raise UndecodableError(f"the document's {name!r} is a {type(value).__name__}")
+    if fields.get("queue") != queue.name:
+        raise UndecodableError(f"the document says that it belongs to queue {fields.get('queue')!r}")
+    if "function" not in fields or "key" not in fields:
+        raise UndecodableError("the document names no function or no key")
+    if key is not None and fields["key"] != key:
+        raise UndecodableError(f"the document was stored under the key {key!r} and says {fields['key']!r}")
+    status = _STATUSES.get(fields.get("status", "new"))
+    if status is None:
+        raise UndecodableError(f"the document has an unknown status {fields['status']!r}")
+    job = kind.__new__(kind)
+    attributes = job.__dict__
+    attributes.update(_DEFAULTS)
+    attributes.update(fields)
+    attributes["queue"] = queue
+    attributes["status"] = status
+    if "meta" not in fields:
+        attributes["meta"] = {}
+    return job
+
+
+def _has_unwritable_float(value: Any) -> bool:
+    if isinstance(value, float):
+        return value != value or value in (float("inf"), float("-inf"))  # only NaN differs from itself
+    if isinstance(value, dict):
+        return any(map(_has_unwritable_float, value.values()))
+    return isinstance(value, (list, tuple, set, frozenset)) and any(map(_has_unwritable_float, value))

@@ -1,0 +1,186 @@
+-- What every script shares; it is put in front of each of them.
+--
+-- KEYS[1] is the queue's `incomplete` set and routes the script; ARGV[1] is the prefix of all its other keys. They
+-- share one hash tag wherever the queue's name has one, so a cluster finds them in one slot.
+--
+-- `incomplete` maps a job's id to its state, in one number:
+--   0 queued | >= 1 waits until that moment (seconds) | -token held by the worker that chose the token | absent: settled.
+--
+-- Lua has no rollback: a script checks its arguments before its first write. Numbers are never put together with `..`,
+-- which prints %.14g and so corrupts a token; a document is never decoded, because cjson changes what it cannot hold.
+
+local call = redis.call
+local incomplete, prefix = KEYS[1], ARGV[1]
+local queued = prefix .. 'queued'
+
+-- More than the 200 of one call would block the server for everybody.
+local LIMIT = 200
+-- Longest sleep of a worker in its blocking read. What becomes due earlier has to wake one.
+local SLEEP = 1000
+
+local function reject(what)
+  return redis.error_reply('ERR litestar-tasks: ' .. what)
+end
+
+local function now_ms()
+  local time = call('TIME')
+  return time[1] * 1000 + math.floor(time[2] / 1000)
+end
+
+local function integer(value)
+  return string.format('%.0f', value)
+end
+
+-- The score of a moment. Milliseconds are kept; a score below 1 would say something else.
+local function due_score(moment)
+  return string.format('%.3f', math.max(moment, 1000) / 1000)
+end
+
+-- Incarnation `inc` owns the tokens from inc * 2^27 on, and no others: its claims are a range of scores.
+local TOKENS = 134217728
+local function claims_of(inc)
+  return string.format('(%.0f', -((inc + 1) * TOKENS)), integer(-(inc * TOKENS))
+end
+
+-- The fields of `ids` in a hash that holds only exceptions, and is therefore mostly absent: nil then.
+local function exceptions(name, ids)
+  local key = prefix .. name
+  if #ids == 0 or call('EXISTS', key) == 0 then return nil end
+  return call('HMGET', key, unpack(ids))
+end
+
+local function forget(name, ids)
+  local key = prefix .. name
+  if #ids > 0 and call('EXISTS', key) == 1 then call('HDEL', key, unpack(ids)) end
+end
+
+-- Wake a sleeping worker for work that is not in the list it sleeps on. The bell is an id without a state, which
+-- every claim skips; where the list holds anything, nobody sleeps.
+local function ring()
+  if call('LLEN', queued) == 0 then call('RPUSH', queued, '-') end
+end
+
+-- Put ids into the lanes of their priorities. `command` is RPUSH for the tail, LPUSH for the head; with LPUSH the
+-- last of `ids` becomes the first of its lane.
+local function push(command, ids)
+  if #ids == 0 then return end
+  local priorities = exceptions('prio', ids)
+  if not priorities then
+    call(command, queued, unpack(ids))
+    return
+  end
+  local lanes, order = {}, {}
+  for k = 1, #ids do
+    local lane = priorities[k] or '0'
+    if not lanes[lane] then
+      lanes[lane] = {}
+      order[#order + 1] = lane
+    end
+    table.insert(lanes[lane], ids[k])
+  end
+  for _, lane in ipairs(order) do
+    if lane == '0' then
+      call(command, queued, unpack(lanes[lane]))
+    else
+      call(command, queued .. ':' .. lane, unpack(lanes[lane]))
+      call('ZADD', prefix .. 'lanes', lane, lane)
+    end
+  end
+  if not lanes['0'] then ring() end
+end
+
+-- Make jobs wait for a worker again, at the head. `ids` come newest first, so that the oldest ends up in front.
+local function to_head(ids)
+  if #ids == 0 then return end
+  local states = {}
+  for k = 1, #ids do
+    states[2 * k - 1] = 0
+    states[2 * k] = ids[k]
+  end
+  call('ZADD', incomplete, unpack(states))
+  push('LPUSH', ids)
+end
+
+-- Put fields behind those of a stored document, where they win over earlier ones of the same name. Overwriting the
+-- closing brace costs the same however long the document is. False where there is nothing to write behind.
+local function mark(id, fields)
+  local length = call('STRLEN', id)
+  if length < 3 or call('GETRANGE', id, -1, -1) ~= '}' then return false end
+  call('SETRANGE', id, length - 1, ',' .. fields .. '}')
+  return true
+end
+
+local QUEUED = '"status":"queued","started":0,"worker_id":null'
+
+local function aborted_fields(now, reason)
+  return '"status":"aborted","completed":' .. integer(now) .. ',"error":' .. reason
+end
+
+-- Enter finished jobs into the index of their status, and keep the index within its cap: the records of the oldest
+-- are dropped, unless their key has begun a new life.
+local function index(status, ids, now, keep)
+  if #ids == 0 then return end
+  local key, entries = prefix .. status, {}
+  for k = 1, #ids do
+    entries[2 * k - 1] = now
+    entries[2 * k] = ids[k]
+  end
+  call('ZADD', key, unpack(entries))
+  local over = call('ZCARD', key) - keep
+  if over <= 0 then return end
+  local popped, old, gone = call('ZPOPMIN', key, math.min(over, 500)), {}, {}
+  for k = 1, #popped, 2 do old[#old + 1] = popped[k] end
+  local alive = call('ZMSCORE', incomplete, unpack(old))
+  for k = 1, #old do
+    if not alive[k] then gone[#gone + 1] = old[k] end
+  end
+  if #gone > 0 then call('UNLINK', unpack(gone)) end
+  if status == 'failed' and call('EXISTS', prefix .. 'quarantined') == 1 then
+    call('ZREM', prefix .. 'quarantined', unpack(old))
+  end
+end
+
+-- Finish jobs that nobody runs as aborted, each with the reason that was left for it.
+local function abort_all(ids, reasons, now, ttl, keep)
+  if #ids == 0 then return end
+  call('ZREM', incomplete, unpack(ids))
+  local kept = {}
+  for k = 1, #ids do
+    if mark(ids[k], aborted_fields(now, reasons[k])) then
+      call('EXPIRE', ids[k], ttl)
+      kept[#kept + 1] = ids[k]
+    end
+    call('PUBLISH', ids[k], 'aborted')
+  end
+  for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ids) end
+  index('aborted', kept, now, keep)
+end
+
+-- Say that the server is there. When nobody could say so for a third of a lease, then nobody could renew either, and
+-- for the length of a lease no lease counts as lost: an outage of the server costs no worker its jobs.
+local function beat(now, lease)
+  local last = call('GET', prefix .. 'pulse')
+  if not last or now - tonumber(last) > lease / 3 then call('SET', prefix .. 'guard', integer(now + lease), 'PX', lease) end
+  call('SET', prefix .. 'pulse', integer(now))
+end
+
+-- Ids a worker was woken for and has not claimed go back to where they were.
+local function return_inbox(inc)
+  local inbox = prefix .. 'inbox:' .. inc
+  while call('LMOVE', inbox, queued, 'RIGHT', 'LEFT') do end
+end
+
+-- Forget a lease without claims. Its inbox is looked into for another hour.
+local function bury(inc, holder, now)
+  return_inbox(inc)
+  call('ZREM', prefix .. 'leases', holder)
+  call('HDEL', prefix .. 'workers', holder)
+  call('ZADD', prefix .. 'graves', now, inc)
+end
+
+-- Texts as two strings, their lengths and their bytes: one answer of two parts is read much faster than one of many.
+local function packed(texts)
+  local lengths = {}
+  for k = 1, #texts do lengths[k] = #texts[k] end
+  return table.concat(lengths, ' '), table.concat(texts)
+end
