@@ -1,0 +1,1 @@
+"""The application's own database: the only room that knows SQLAlchemy."""

@@ -1,0 +1,219 @@
+"""One attempt: from a claimed record to what is to become of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+import traceback
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, cast
+
+from litestar_tasks.exceptions import PayloadError
+from litestar_tasks.job import CurrentJob
+from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
+from litestar_tasks.retry import full_jitter
+
+if TYPE_CHECKING:
+    from saq.types import Context
+
+    from litestar_tasks.registry import Registry
+    from litestar_tasks.task import AnyTask
+    from litestar_tasks.worker.dependencies import Dependencies
+
+__all__ = ("Execution", "Outcome")
+
+logger = logging.getLogger("litestar_tasks.worker")
+
+UNKNOWN_TASK_GRACE: Final = 300.0
+"""Seconds for which a job of a task that this worker does not know is put back: during a deploy it is a newer
+release's, whose workers are on their way."""
+_UNKNOWN_TASK_DELAY: Final = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an attempt ended."""
+
+    settlement: Settlement
+    result: Any = None
+    """The result in JSON's own types."""
+    error: str | None = None
+    """The traceback, or a sentence."""
+    delay: float = 0.0
+    """Seconds until the job is ready again, where it goes back."""
+
+
+class Execution:
+    """Runs attempts of the tasks of one registry.
+
+    The pipeline: find the task, decode its payload, resolve its dependencies, call it within its time, close the
+    dependencies, encode the result; whatever is raised on the way becomes an outcome.
+
+    Args:
+        registry: The tasks.
+        dependencies: What the tasks need beside their payload.
+        threads: Where sync tasks run.
+    """
+
+    def __init__(self, registry: Registry, dependencies: Dependencies, threads: Executor) -> None:
+        self._registry = registry
+        self._dependencies = dependencies
+        self._threads = threads
+        self.in_thread: set[int] = set()
+        """Tokens of the jobs whose function is running in a thread, which nothing can stop."""
+
+    async def run(self, queue: TaskQueue, job: ClaimedJob, context: Context) -> Outcome:
+        """Run one attempt.
+
+        Args:
+            queue: The queue that the job was claimed from.
+            job: The claimed job.
+            context: The worker's context, which the task gets, with its queue and job, if it asks for it.
+
+        Raises:
+            asyncio.CancelledError: The attempt was cancelled from outside, and its clean-up has run.
+        """
+        task = self._registry.find_task(job.function)
+        if task is None:
+            return _unknown_task(job)
+        try:
+            args, kwargs = task.payload.decode(job.kwargs)
+        except PayloadError as error:
+            return Outcome(Settlement.QUARANTINED, error=str(error))
+        if task.takes_context:
+            args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
+        for name in task.job_parameters:
+            kwargs[name] = CurrentJob(queue, job)
+        try:
+            if self._dependencies.needs(task):
+                async with self._dependencies.resolve(task) as injected:
+                    value = await self._call(task, job, args, {**kwargs, **injected})
+            else:
+                value = await self._call(task, job, args, kwargs)
+        except Exception as error:  # whatever a task raises is its outcome
+            return self._failed(task, job, error)
+        try:
+            return Outcome(Settlement.COMPLETE, result=None if value is None else task.result.encode(value))
+        except (TypeError, ValueError, RecursionError) as error:
+            # The work is done: to run it again would do it twice.
+            return Outcome(
+                Settlement.FAILED, error=f"result: task {task.name!r} ran, but its result cannot be stored: {error}"
+            )
+
+    async def _call(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        limit = job.timeout or None
+        if not task.is_async:
+            return await self._call_in_thread(task, job, args, kwargs, limit)
+        scope = asyncio.timeout(limit)
+        try:
+            async with scope:
+                return await task.fn(*args, **kwargs)
+        except TimeoutError as error:
+            if not scope.expired():
+                raise  # one of the task's own
+            raise TimeoutError(f"task {task.name!r} exceeded its timeout of {job.timeout:g} s") from error
+
+    async def _call_in_thread(
+        self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any], limit: float | None
+    ) -> Any:
+        """Run a sync function in a thread, which can be waited for but not stopped.
+
+        The attempt lasts until the thread is done, whatever happens meanwhile: a job that was given up earlier could
+        be run a second time beside itself.
+        """
+        loop = asyncio.get_running_loop()
+        started = asyncio.Event()
+
+        def call() -> Any:
+            loop.call_soon_threadsafe(started.set)
+            return task.fn(*args, **kwargs)
+
+        self.in_thread.add(job.token)
+        running = loop.run_in_executor(self._threads, contextvars.copy_context().run, call)
+        try:
+            await _whichever_first(
+                started.wait(), running
+            )  # the clock starts with the function, not in the pool's queue
+            done, _ = await asyncio.wait({running}, timeout=limit)
+            if not done:
+                logger.warning(
+                    "task %r exceeded its timeout of %g s and runs on in its thread, which cannot be stopped; its "
+                    "slot is free when it ends (job %s)",
+                    task.name,
+                    job.timeout,
+                    job.id,
+                )
+                await asyncio.wait({running})
+                raise TimeoutError(
+                    f"task {task.name!r} exceeded its timeout of {job.timeout:g} s, and ran on in its thread"
+                )
+            return running.result()
+        except asyncio.CancelledError:
+            if not running.cancel():
+                await _settled(running)
+            raise
+        finally:
+            self.in_thread.discard(job.token)
+
+    def _failed(self, task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
+        text = "".join(traceback.format_exception(error))
+        attempts = job.attempts + 1
+        if attempts >= job.retries:
+            logger.error(
+                "task %r failed, attempt %d of %d (job %s)", task.name, attempts, job.retries, job.id, exc_info=error
+            )
+            return Outcome(Settlement.FAILED, error=text)
+        delay = full_jitter(attempts)
+        logger.warning(
+            "task %r failed, attempt %d of %d; again in %.1f s (job %s): %s: %s",
+            task.name,
+            attempts,
+            job.retries,
+            delay,
+            job.id,
+            type(error).__name__,
+            error,
+        )
+        return Outcome(Settlement.RETRY, error=text, delay=delay)
+
+
+def _unknown_task(job: ClaimedJob) -> Outcome:
+    age = time.time() - job.queued / 1000
+    if age < UNKNOWN_TASK_GRACE:
+        logger.warning(
+            "no task %r is registered here; put back for %g s, until it is %g s old, as a newer release may know it "
+            "(job %s)",
+            job.function,
+            _UNKNOWN_TASK_DELAY,
+            UNKNOWN_TASK_GRACE,
+            job.id,
+        )
+        return Outcome(Settlement.SNOOZE, delay=_UNKNOWN_TASK_DELAY)
+    return Outcome(
+        Settlement.QUARANTINED,
+        error=f"unknown_task: no worker knew a task {job.function!r} for {UNKNOWN_TASK_GRACE:g} s; "
+        "was it renamed or removed?",
+    )
+
+
+async def _whichever_first(*waits: Any) -> None:
+    futures = [asyncio.ensure_future(wait) for wait in waits]
+    try:
+        await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        if not futures[0].done():
+            futures[0].cancel()
+
+
+async def _settled(future: asyncio.Future[Any]) -> None:
+    """Wait for a future that nothing can cancel, through further cancellations of the waiter."""
+    while not future.done():
+        try:
+            await asyncio.wait({future})
+        except asyncio.CancelledError:
+            continue
+    if not future.cancelled():
+        future.exception()

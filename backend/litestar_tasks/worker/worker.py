@@ -1,0 +1,290 @@
+"""One queue's jobs, run by this process: claim, start, settle, and stop without losing any."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, cast
+
+from litestar_saq.base import Worker as StockWorker
+from saq.job import Status
+
+from litestar_tasks.exceptions import BrokerError
+from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
+from litestar_tasks.worker.execution import Execution, Outcome
+
+if TYPE_CHECKING:
+    from litestar_tasks.queue_config import QueueConfig
+    from litestar_tasks.registry import Registry
+    from litestar_tasks.worker.dependencies import Dependencies
+
+__all__ = ("Worker",)
+
+logger = logging.getLogger("litestar_tasks.worker")
+
+_CLEAN_UP: Final = 5.0
+"""Seconds that cancelled tasks have for their own clean-up before the worker leaves without them."""
+_COUNTED: Final = frozenset({Settlement.COMPLETE, Settlement.FAILED, Settlement.ABORTED, Settlement.RETRY})
+
+
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    """A job that is running here."""
+
+    job: ClaimedJob
+    task: asyncio.Task[None] | None = None
+    ending: Literal["abort", "stop", "lost"] | None = None
+    """Why it was cancelled, if it was."""
+    reason: str = ""
+    settling: bool = False
+
+
+class Worker(StockWorker):
+    """Runs the jobs of one queue.
+
+    litestar-saq's ``Worker`` in name, attributes and context; the loop is this package's own.
+
+    Args:
+        queue: Where the jobs come from.
+        config: The queue's settings.
+        registry: The tasks. Any worker runs any task.
+        dependencies: What tasks need beside their payload.
+        burst: Stop claiming when no job is ready and none is running. Jobs that are due later are left. Defaults to
+            False.
+    """
+
+    queue: TaskQueue
+
+    def __init__(
+        self,
+        queue: TaskQueue,
+        config: QueueConfig,
+        registry: Registry,
+        dependencies: Dependencies,
+        *,
+        burst: bool = False,
+    ) -> None:
+        super().__init__(
+            queue,
+            [],
+            concurrency=config.concurrency,
+            shutdown_grace_period_s=config.shutdown_grace_period_s,
+            metadata=config.metadata,
+            enable_heartbeat_manager=False,
+        )
+        self.SIGNALS = []  # signals are the process's; several workers share it
+        self.pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix=f"task-{queue.label}")
+        self.functions = {task.name: task for task in registry.get_all_tasks()}
+        self._execution = Execution(registry, dependencies, self.pool)
+        self._attempts: dict[int, _Attempt] = {}  # by the claim's token: a job can come back while its thread runs
+        self._slot_free = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._until_empty = burst
+        self._dispatcher: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def open(self) -> None:
+        """Begin to work on the queue, before ``start``. A broker that is away is waited for.
+
+        Raises:
+            BrokerError: The broker refuses this user, or is too old: waiting would not help.
+        """
+        await self.queue.open(self.id, WorkerHooks(abort=self._abort, lost=self._lost))
+
+    async def start(self) -> None:
+        """Run the queue's jobs until ``stop``, or, in a burst, until there are none."""
+        self._dispatcher = asyncio.create_task(self._dispatch(), name=f"dispatch-{self.queue.label}")
+        upkeep = asyncio.create_task(self._report(), name=f"report-{self.queue.label}")
+        try:
+            await self._dispatcher
+        except asyncio.CancelledError:
+            if not self._dispatcher.cancelled():
+                raise  # this coroutine itself was cancelled, not only the dispatcher by stop()
+        finally:
+            upkeep.cancel()
+
+    async def stop(self) -> None:
+        """Claim no more, let running jobs end within the grace period, and hand the rest back.
+
+        Returns as soon as the last job has ended. ``hurry`` cuts the grace period short.
+        """
+        self._stopping = True
+        if self._dispatcher is not None:
+            self._dispatcher.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._dispatcher
+        await self._wait_for_attempts(self._shutdown_grace_period_s, interruptible=True)
+        for attempt in list(self._attempts.values()):
+            if attempt.job.token not in self._execution.in_thread:
+                self._cancel(attempt, "stop", "the worker stopped")
+        await self._wait_for_attempts(_CLEAN_UP, interruptible=False)
+        for attempt in self._attempts.values():
+            logger.warning(
+                "task %r is still running and cannot be stopped; it runs again elsewhere once this process has ended "
+                "(job %s)",
+                attempt.job.function,
+                attempt.job.id,
+            )
+        await self.queue.close(keep=[attempt.job.key for attempt in self._attempts.values()])
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def hurry(self) -> None:
+        """End the grace period now."""
+        self._hurry.set()
+
+    @property
+    def running(self) -> int:
+        """How many jobs are running here."""
+        return len(self._attempts)
+
+    async def _dispatch(self) -> None:
+        while not self._stopping:
+            capacity = self.concurrency - len(self._attempts)
+            if not capacity:
+                self._slot_free.clear()
+                await self._slot_free.wait()
+                continue
+            try:
+                claimed = await self.queue.claim(capacity)
+            except BrokerError:
+                continue  # said and paced by the queue
+            if self._until_empty and not claimed and not self._attempts and not await self.queue.count("queued"):
+                return
+            for job in claimed:
+                attempt = self._attempts[job.token] = _Attempt(job)
+                attempt.task = asyncio.create_task(self._run(attempt), name=job.function)
+
+    async def _run(self, attempt: _Attempt) -> None:
+        job = attempt.job
+        try:
+            outcome = await self._attempt(attempt)
+            if outcome is None:
+                return
+            attempt.settling = True
+            _record(job, outcome)
+            if not await self.queue.settle(job, outcome.settlement, delay=outcome.delay):
+                logger.warning("the outcome of job %s was refused: its claim was lost, and it runs elsewhere", job.id)
+            else:
+                self._count(outcome.settlement)
+        except Exception:
+            logger.exception("job %s could not be settled; it stays claimed until this worker's lease lapses", job.id)
+        finally:
+            del self._attempts[job.token]
+            self._slot_free.set()
+
+    async def _attempt(self, attempt: _Attempt) -> Outcome | None:
+        try:
+            return await self._execution.run(self.queue, attempt.job, self.context)
+        except asyncio.CancelledError:
+            if attempt.ending is None:
+                return Outcome(Settlement.FAILED, error="the task raised CancelledError without having been cancelled")
+            if (own := asyncio.current_task()) is not None:
+                own.uncancel()
+        match attempt.ending:
+            case "abort":
+                return Outcome(Settlement.ABORTED, error=attempt.reason)
+            case "stop" if attempt.job.meta.get("at_most_once"):
+                return Outcome(
+                    Settlement.FAILED, error="its worker was stopped while it ran, and it must not be started twice"
+                )
+            case "stop":
+                return Outcome(Settlement.HAND_BACK)
+            case _:
+                return None
+
+    def _cancel(self, attempt: _Attempt, ending: Literal["abort", "stop", "lost"], reason: str) -> None:
+        if attempt.task is None or attempt.settling or attempt.ending is not None:
+            return
+        attempt.ending, attempt.reason = ending, reason
+        attempt.task.cancel()
+
+    def _abort(self, key: str, reason: str) -> None:
+        for attempt in self._holding([key]):
+            logger.info("aborting job %s: %s", attempt.job.id, reason)
+            self._cancel(attempt, "abort", reason)
+
+    def _lost(self, keys: Sequence[str]) -> None:
+        for attempt in self._holding(keys):
+            attempt.job.lost = True
+            if attempt.job.token in self._execution.in_thread:
+                logger.error(
+                    "task %r runs on in its thread, which cannot be stopped, while its job runs elsewhere (job %s)",
+                    attempt.job.function,
+                    attempt.job.id,
+                )
+            self._cancel(attempt, "lost", "the lease was lost")
+
+    def _holding(self, keys: Sequence[str]) -> list[_Attempt]:
+        """The attempts that settle these jobs; one whose claim is lost does not any more."""
+        return [attempt for attempt in self._attempts.values() if attempt.job.key in keys and not attempt.job.lost]
+
+    async def _wait_for_attempts(self, timeout: float | None, *, interruptible: bool) -> None:
+        tasks = {attempt.task for attempt in self._attempts.values() if attempt.task is not None}
+        if not tasks:
+            return
+        hurried = asyncio.create_task(self._hurry.wait())
+        deadline = None if timeout is None else time.monotonic() + timeout
+        try:
+            while tasks and not (interruptible and self._hurry.is_set()):
+                left = None if deadline is None else deadline - time.monotonic()
+                if left is not None and left <= 0:
+                    return
+                done, _ = await asyncio.wait(
+                    tasks | ({hurried} if interruptible else set()),
+                    timeout=left,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                tasks -= cast("set[asyncio.Task[None]]", done)
+        finally:
+            hurried.cancel()
+
+    async def _report(self) -> None:
+        """Say every few seconds that this worker is alive, for SAQ's tools; no decision rests on it."""
+        every = self.timers["worker_info"]
+        while True:
+            try:
+                await self.worker_info(ttl=every * 3)
+            except Exception as error:  # a report that is missed costs nothing
+                logger.debug("worker %s could not report: %s", self.id, error)
+            await asyncio.sleep(every)
+
+    def _count(self, settlement: Settlement) -> None:
+        queue: Any = self.queue
+        match settlement:
+            case Settlement.COMPLETE:
+                queue.complete += 1
+            case Settlement.FAILED | Settlement.QUARANTINED:
+                queue.failed += 1
+            case Settlement.ABORTED:
+                queue.aborted += 1
+            case Settlement.RETRY:
+                queue.retried += 1
+            case _:
+                pass
+
+
+_STATUS: Final = {
+    Settlement.COMPLETE: Status.COMPLETE,
+    Settlement.FAILED: Status.FAILED,
+    Settlement.QUARANTINED: Status.FAILED,
+    Settlement.ABORTED: Status.ABORTED,
+}
+
+
+def _record(job: ClaimedJob, outcome: Outcome) -> None:
+    """Write an outcome into the job's own fields, as SAQ's tools read them."""
+    job.attempts += outcome.settlement in _COUNTED
+    job.status = _STATUS.get(outcome.settlement, Status.QUEUED)
+    job.touched = now = int(time.time() * 1000)
+    if job.status is Status.QUEUED:
+        job.started, job.completed, job.worker_id, job.progress = 0, 0, None, 0.0
+        job.error = outcome.error if outcome.settlement is Settlement.RETRY else job.error
+        return
+    job.completed, job.result, job.error = now, outcome.result, outcome.error
+    if job.status is Status.COMPLETE:
+        job.progress = 1.0
