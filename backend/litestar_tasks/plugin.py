@@ -1,0 +1,340 @@
+"""Everything that touches a Litestar application."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, Any, Final
+
+from litestar.di import Provide
+from litestar.exceptions import HTTPException
+from litestar.plugins import CLIPlugin, InitPlugin
+from litestar.response import Response
+from litestar_saq import SAQPlugin
+
+from litestar_tasks.attachment import Attachment
+from litestar_tasks.codec import Hooks
+from litestar_tasks.config import TasksConfig
+from litestar_tasks.exceptions import ConfigurationError, QueueUnavailableError, StartupError
+from litestar_tasks.outbox.session import session_providers
+from litestar_tasks.queues.broker import Broker, queue_configs
+from litestar_tasks.queues.task_queues import TaskQueues
+from litestar_tasks.worker.dependencies import Dependencies
+from litestar_tasks.worker.scheduler import Scheduler
+from litestar_tasks.worker.watchdog import Watchdog
+from litestar_tasks.worker.worker import Worker
+
+if TYPE_CHECKING:
+    from click import Group
+    from litestar import Litestar, Request
+    from litestar.config.app import AppConfig
+
+    from litestar_tasks.queues.base import TaskQueue
+
+__all__ = ("TasksPlugin",)
+
+logger = logging.getLogger("litestar_tasks")
+
+_ONE_SIGNAL: Final = 1.0
+
+
+class TasksPlugin(InitPlugin, CLIPlugin):
+    """Background jobs for a Litestar app: ``Litestar(plugins=[TasksPlugin(TasksConfig(registry=registry))])``.
+
+    It takes the place of litestar-saq's ``SAQPlugin``: it injects ``TaskQueues`` as ``task_queues``, serves the
+    dashboard, attaches the registry to the running app so that ``await my_task.enqueue(…)`` works, and adds
+    ``litestar workers`` and ``litestar tasks`` to the command line.
+
+    Args:
+        config: The settings.
+    """
+
+    def __init__(self, config: TasksConfig) -> None:
+        self._config = config
+        self._brokers: dict[asyncio.AbstractEventLoop, list[Broker]] = {}
+        self._serving = True
+
+    @property
+    def config(self) -> TasksConfig:
+        """The settings."""
+        return self._config
+
+    def on_app_init(self, app_config: AppConfig) -> AppConfig:
+        """Add dependencies, lifespan managers, the dashboard and the handler of outages to the app.
+
+        Raises:
+            ConfigurationError: The app has a ``SAQPlugin`` or a second ``TasksPlugin``.
+        """
+        plugins = list(app_config.plugins)
+        if any(isinstance(plugin, SAQPlugin) for plugin in plugins):
+            raise ConfigurationError("the app has a SAQPlugin; TasksPlugin replaces it: remove the SAQPlugin")
+        if sum(isinstance(plugin, TasksPlugin) for plugin in plugins) > 1:
+            raise ConfigurationError("the app has two TasksPlugins; one serves all queues of a registry")
+        app_config.dependencies.setdefault("task_queues", Provide(self.get_queues, sync_to_thread=False))
+        app_config.signature_namespace.setdefault("TaskQueues", TaskQueues)
+        app_config.exception_handlers.setdefault(QueueUnavailableError, _unavailable)
+        lifespans = app_config.lifespan
+
+        @asynccontextmanager
+        async def attach(app: Litestar) -> AsyncGenerator[None, None]:
+            # Managers exit in reverse order, and plugins that were listed after this one have added theirs since: the
+            # worker must stop before they close what its jobs use.
+            lifespans.sort(key=lambda manager: manager == self._work_in_process)
+            async with self._running(app):
+                yield
+
+        lifespans.insert(0, attach)
+        lifespans.append(self._work_in_process)
+        if self._config.dashboard is not None:
+            from litestar_tasks.dashboard import dashboard_handlers
+
+            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard))
+        return app_config
+
+    def on_cli_init(self, cli: Group) -> None:
+        """Add the commands ``workers`` and ``tasks``."""
+        from litestar_tasks.cli import add_commands
+
+        add_commands(cli)
+
+    def get_queues(self) -> TaskQueues:
+        """The queues of the app that runs on this event loop.
+
+        Raises:
+            ConfigurationError: None does.
+        """
+        return self._broker().task_queues
+
+    def get_queue(self, name: str) -> TaskQueue:
+        """A queue of the app that runs on this event loop, by its name without the namespace.
+
+        Raises:
+            UnknownQueueError: There is none; names those that exist.
+        """
+        return self._broker().find(name)
+
+    def get_workers(self, app: Litestar, queues: Collection[str] | None = None, *, burst: bool = False) -> list[Worker]:
+        """New workers for the running app, one per queue, not started.
+
+        Args:
+            app: The app, within its lifespan.
+            queues: The queues to work on. Defaults to None: all.
+            burst: Whether they end when their queue is empty. Defaults to False.
+
+        Raises:
+            UnknownQueueError: One does not exist; names those that do.
+        """
+        broker = self._broker()
+        dependencies = Dependencies(app, session_providers(app))
+        configs = {config.name: config for config in queue_configs(self._config)}
+        wanted = [broker.find(name).label for name in queues or broker.queues]
+        return [
+            Worker(broker.queues[name], configs[name], self._config.registry, dependencies, burst=burst)
+            for name in wanted
+        ]
+
+    @asynccontextmanager
+    async def attached(self) -> AsyncGenerator[None, None]:
+        """Connect to the broker without the app, for scripts: ``async with plugin.attached(): …``.
+
+        Raises:
+            ConfigurationError: The registry is attached to another broker on this event loop.
+            EmbeddedServerError: The embedded server does not start.
+        """
+        broker, loop = Broker(self._config), asyncio.get_running_loop()
+        attachment = Attachment(loop, self._config.broker, broker.find, broker.locate)
+        with self._config.registry.attach(attachment):
+            brokers = self._brokers.setdefault(loop, [])
+            brokers.append(broker)
+            try:
+                await broker.connect()
+                yield
+            finally:
+                brokers.remove(broker)
+                if not brokers:
+                    del self._brokers[loop]
+                await broker.disconnect()
+
+    async def run_worker(
+        self,
+        app: Litestar,
+        queues: Collection[str] | None = None,
+        *,
+        burst: bool = False,
+        on_ready: Callable[[], None] = lambda: None,
+    ) -> int:
+        """Run the app's jobs in this process until SIGTERM or SIGINT. The app itself is started, too, but for serving.
+
+        The first signal stops claiming and lets running jobs end within their queues' grace periods; a second one
+        ends the grace at once. What is left is handed back.
+
+        Args:
+            app: The app.
+            queues: The queues to work on. Defaults to None: all.
+            burst: Whether to return when no job is ready or running, without waiting for a signal; schedules do not
+                fire then. Defaults to False.
+            on_ready: Called when the workers claim. Defaults to nothing.
+
+        Returns:
+            How many jobs are still running in threads that cannot be stopped. Where it is not 0 the process has to be
+            ended with ``os._exit``: the interpreter would wait for them.
+
+        Raises:
+            StartupError: The tasks cannot work as they are declared.
+            UnknownQueueError: A queue does not exist.
+        """
+        self._serving = False
+        # The handlers stay until the app has shut down: a late signal must not leave the embedded server behind.
+        with ExitStack() as until_the_end:
+            async with _unwrapped(app):
+                workers = self.get_workers(app, queues, burst=burst)
+                stopping = until_the_end.enter_context(_signals(workers))
+                with Watchdog():
+                    async with self._working(workers, emptied=stopping if burst else None):
+                        self._introduce(workers)
+                        on_ready()
+                        await stopping.wait()
+                        logger.info("stopping; %d jobs are running", sum(worker.running for worker in workers))
+            return sum(worker.running for worker in workers)
+
+    def _introduce(self, workers: Sequence[Worker]) -> None:
+        logger.info(
+            "worker %d runs %s: %s; stop with SIGTERM",
+            os.getpid(),
+            ", ".join(f"{worker.queue.label} (concurrency {worker.concurrency})" for worker in workers),
+            ", ".join(sorted(task.name for task in self._config.registry.get_all_tasks())) or "no tasks",
+        )
+
+    def check(self, app: Litestar) -> None:
+        """Refuse what cannot work in the declared tasks, schedules and queues, all of it together.
+
+        Raises:
+            StartupError: Lists the problems.
+        """
+        registry = self._config.registry
+        hooks = Hooks(
+            encoders=app.type_encoders or {},
+            decoders=app.type_decoders or (),
+        )
+        problems = [*registry.check(app.signature_namespace, hooks)]
+        problems += Dependencies(app, session_providers(app)).check(
+            task for task in registry.get_all_tasks() if task.resolved
+        )
+        try:
+            queue_configs(self._config)
+        except ConfigurationError as error:
+            problems.append(error)
+        if problems:
+            raise StartupError(problems)
+
+    @asynccontextmanager
+    async def _running(self, app: Litestar) -> AsyncGenerator[None, None]:
+        self.check(app)
+        if self._serving and self._config.dashboard is not None:
+            from litestar_tasks.dashboard import announce
+
+            announce(self._config.dashboard, app)
+        async with self.attached():
+            yield
+
+    @asynccontextmanager
+    async def _work_in_process(self, app: Litestar) -> AsyncGenerator[None, None]:
+        if not (self._config.in_process_worker and self._serving):
+            yield
+            return
+        async with self._working(self.get_workers(app)):
+            yield
+
+    @asynccontextmanager
+    async def _working(
+        self, workers: list[Worker], *, emptied: asyncio.Event | None = None
+    ) -> AsyncGenerator[None, None]:
+        scheduler = Scheduler(self._config.registry, self._broker().find)
+        for worker in workers:
+            await worker.open()
+        running = [asyncio.create_task(worker.start(), name=f"worker-{worker.queue.label}") for worker in workers]
+        if emptied is None:
+            extra = asyncio.create_task(scheduler.run(), name="scheduler")
+        else:
+            extra = asyncio.create_task(_set_after(tuple(running), emptied), name="burst")
+        running.append(extra)
+        for task in running:
+            task.add_done_callback(_say_why)
+        try:
+            yield
+        finally:
+            extra.cancel()
+            await asyncio.gather(*(worker.stop() for worker in workers))
+            for task in running:
+                with suppress(asyncio.CancelledError, Exception):
+                    await task
+
+    def _broker(self) -> Broker:
+        brokers = self._brokers.get(asyncio.get_running_loop())
+        if brokers is None:
+            raise ConfigurationError(
+                'no app with this plugin is running on this event loop; use it within "async with app.lifespan(): …" '
+                'or "async with plugin.attached(): …"'
+            )
+        return brokers[-1]
+
+
+@asynccontextmanager
+async def _unwrapped(app: Litestar) -> AsyncGenerator[None, None]:
+    """The app's lifespan, with the error that ended it as it was raised: Litestar's task group wraps it in a group."""
+    try:
+        async with app.lifespan():
+            yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
+
+
+@contextmanager
+def _signals(workers: Sequence[Worker]) -> Generator[asyncio.Event, None, None]:
+    """The first SIGTERM or SIGINT asks to stop, by the event; a further one ends the grace period.
+
+    A repetition within a second is the same one: a service manager that signals every process of a service, and the
+    supervisor that hands on what it got, both reach this process.
+    """
+    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
+    asked = 0.0
+
+    def receive() -> None:
+        nonlocal asked
+        if not stopping.is_set():
+            asked = loop.time()
+            stopping.set()
+        elif loop.time() - asked > _ONE_SIGNAL:
+            for worker in workers:
+                worker.hurry()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, receive)
+    try:
+        yield stopping
+    finally:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+
+
+async def _set_after(tasks: Sequence[asyncio.Task[None]], event: asyncio.Event) -> None:
+    await asyncio.wait(tasks)
+    event.set()
+
+
+def _say_why(task: asyncio.Task[Any]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        logger.error("%s ended: %s", task.get_name(), error, exc_info=error)
+
+
+def _unavailable(request: Request[Any, Any, Any], error: QueueUnavailableError) -> Response[Mapping[str, Any]]:
+    """A broker that is away is not the request's fault, and may be back when it is sent again."""
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    detail = HTTPException(status_code=503, detail="The job queue is unavailable; try again later.")
+    return Response({"status_code": 503, "detail": detail.detail}, status_code=503, headers={"Retry-After": "2"})
