@@ -1,0 +1,1 @@
+"""Background jobs: the registry, its configuration, and the tasks that belong to no domain."""
