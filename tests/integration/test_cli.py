@@ -1,0 +1,601 @@
+"""`litestar workers …` and `litestar tasks …`, as a shell and a service manager run them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+LITESTAR = Path(sys.executable).parent / "litestar"
+SOON = 20.0
+
+# Its jobs and its lifespan leave lines in a file, each with the process's id.
+APP = """
+import asyncio, os, time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from litestar import Litestar, get, post
+from litestar_tasks import DashboardConfig, Registry, TasksConfig, TasksPlugin
+
+VERSION = "one"
+registry = Registry()
+
+def tell(word: str) -> None:
+    with open("events", "a") as events:
+        events.write(f"{os.getpid()} {word}\\n")
+
+@registry.task
+async def greet(*, name: str) -> str:
+    tell(f"greet-{name}-{VERSION}")
+    return f"Hello, {name}!"
+
+@registry.task(queue="slow")
+async def crawl() -> str:
+    tell("crawl-begins")
+    while not Path("finish").exists():
+        await asyncio.sleep(0.01)
+    tell("crawl-ends")
+    return VERSION
+
+@registry.scheduled_task(cron="0 2 * * *", timezone="Europe/Berlin")
+async def clean_up() -> None: ...
+
+@get("/")
+async def index() -> dict[str, int | str]:
+    return {"version": VERSION, "pid": os.getpid()}
+
+@post("/greet")
+async def send() -> dict[str, str]:
+    return {"job_id": (await greet.enqueue(name="ada")).id}
+
+@post("/crawl")
+async def send_slow() -> dict[str, str]:
+    return {"job_id": (await crawl.enqueue()).id}
+
+@asynccontextmanager
+async def lifespan(app):
+    tell("opened")
+    yield
+    tell("closed")
+
+def create_app() -> Litestar:
+    config = TasksConfig(registry=registry, BROKER)
+    return Litestar([index, send, send_slow], lifespan=[lifespan], plugins=[TasksPlugin(config)])
+"""
+IN_MEMORY = 'broker_url="memory://", in_process_worker=True'
+EMBEDDED = ""
+
+
+class Home:
+    """A folder with an app, and what runs in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[Command] = []
+        self.port = free_port()
+
+    def write(self, broker: str = EMBEDDED, file: str = "sample.py", **changes: str) -> None:
+        """The app, with some of its text replaced. As editors do it: never half a file."""
+        text = APP.replace("BROKER", broker)
+        for old, new in changes.items():
+            assert old in text
+            text = text.replace(old, new)
+        draft = self.folder / f"{file}.new"
+        draft.parent.mkdir(exist_ok=True)
+        draft.write_text(text)
+        draft.rename(self.folder / file)
+
+    def start(self, *arguments: str, app: str | None = "sample:create_app", **variables: str) -> Command:
+        command = Command(self, [*(("--app", app) if app else ()), *arguments], variables)
+        self.started.append(command)
+        return command
+
+    def run(self, *arguments: str, app: str | None = "sample:create_app", **variables: str) -> tuple[int, str]:
+        command = self.start(*arguments, app=app, **variables)
+        return command.status(), command.output
+
+    def dev(self, *arguments: str, **variables: str) -> Command:
+        command = self.start("tasks", "dev", "--port", str(self.port), *arguments, **variables)
+        command.wait_for_output("Ctrl-C stops everything")
+        return command
+
+    def events(self, pattern: str) -> list[int]:
+        """The processes that told a word."""
+        try:
+            lines = [line.split() for line in (self.folder / "events").read_text().splitlines()]
+        except FileNotFoundError:
+            return []
+        return [int(pid) for pid, word in lines if re.fullmatch(pattern, word)]
+
+    def ask(self, path: str = "/", method: str = "GET") -> Any:
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
+        with urllib.request.urlopen(request, timeout=SOON) as answer:
+            return json.load(answer)
+
+    def tear_down(self) -> None:
+        """Leave nothing running, however the test went."""
+        (self.folder / "finish").touch()
+        for command in self.started:
+            command.process.kill()
+            command.process.wait()
+        # Children notice by themselves; this is for those that do not.
+        with suppress(AssertionError):
+            wait_for(lambda: not self.alive(), 5)
+        for pid in self.alive():
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def alive(self) -> dict[int, str]:
+        """The processes that work in the folder, the embedded server among them, but for the commands."""
+        listing = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,stat=,args="], capture_output=True, text=True).stdout
+        found = {}
+        for pid, stat, args in (line.split(None, 2) for line in listing.splitlines() if line.count(" ") > 1):
+            if str(self.folder) in args or (works_in(int(pid)) or self.folder.parent).is_relative_to(self.folder):
+                found[int(pid)] = f"{stat} {args}"
+        commands = {command.process.pid for command in self.started}
+        return {pid: line for pid, line in found.items() if pid not in commands and not line.startswith("Z")}
+
+
+class Command:
+    """A started `litestar`."""
+
+    def __init__(self, home: Home, arguments: list[str], variables: dict[str, str]) -> None:
+        self.log = home.folder / f"log-{len(home.started)}"
+        unset = ("LITESTAR_APP", "PORT", "MAKELEVEL", "NO_COLOR", "FORCE_COLOR", "TASKS_BROKER_URL")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [LITESTAR, *arguments],
+                cwd=home.folder,
+                env={name: value for name, value in os.environ.items() if name not in unset} | variables,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text()
+
+    def wait_for_output(self, pattern: str, seconds: float = SOON) -> re.Match[str]:
+        def found() -> re.Match[str] | None:
+            match = re.search(pattern, self.output)
+            assert match or self.process.poll() is None, f"it ended early\n{self.output}"
+            return match
+
+        match: re.Match[str] = wait_for(found, seconds, lambda: self.output)
+        return match
+
+    def status(self, seconds: float = SOON) -> int:
+        wait_for(lambda: self.process.poll() is not None, seconds, lambda: self.output)
+        return self.process.returncode
+
+    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
+        self.process.send_signal(number)
+        return self.status()
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    home = Home(tmp_path)
+    yield home
+    home.tear_down()
+
+
+def wait_for(what: Callable[[], Any], seconds: float = SOON, told: Callable[[], str] = str) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (value := what()):
+        assert time.monotonic() < deadline, f"nothing after {seconds} s\n{told()}"
+        time.sleep(0.02)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def works_in(pid: int) -> Path | None:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return None
+
+
+# ----------------------------------------------------------------------------------------- list and check
+
+
+def test_list_shows_each_task_with_its_queue_its_schedule_and_where_it_is_written(home: Home) -> None:
+    home.write()
+    status, output = home.run("tasks", "list")
+    assert status == 0
+    heads, *rows = [line.split() for line in output.splitlines()]
+    assert heads == ["TASK", "QUEUE", "SCHEDULE", "SOURCE"]
+    assert [row[:2] for row in rows] == [["clean_up", "default"], ["crawl", "slow"], ["greet", "default"]]
+    assert re.search(r"clean_up +default +0 2 \* \* \* \(Europe/Berlin\) +sample\.py:\d+$", output, re.MULTILINE)
+    assert rows[2][2] == "-"
+
+
+def test_list_says_that_there_is_none(home: Home) -> None:
+    (home.folder / "empty.py").write_text(
+        "from litestar import Litestar\nfrom litestar_tasks import *\n"
+        "app = Litestar(plugins=[TasksPlugin(TasksConfig(registry=Registry()))])"
+    )
+    assert home.run("tasks", "list", app="empty:app") == (0, "no tasks are registered\n")
+
+
+def test_check_says_that_all_is_well_and_touches_no_broker(home: Home) -> None:
+    home.write(broker='broker_url="redis://127.0.0.1:1"')
+    assert home.run("tasks", "check") == (0, "configuration is valid\n")
+
+
+def test_check_lists_what_cannot_work(home: Home) -> None:
+    home.write(**{"crawl() -> str": 'crawl(*, one: "Absent", two: "Missing") -> str'})
+    status, output = home.run("tasks", "check")
+    assert status == 1
+    assert "crawl" in output
+    assert "Absent" in output
+    assert "Traceback" not in output
+
+
+# --------------------------------------------------------------------------------------------- workers run
+
+
+def test_an_unknown_queue_is_refused_with_those_that_exist_before_anything_starts(home: Home) -> None:
+    home.write()
+    status, output = home.run("workers", "run", "--queues", "default,mails", "--queues", "slow")
+    assert status == 2
+    assert "unknown queue 'mails'" in output
+    assert "default, slow" in output
+    assert not home.events("opened")
+
+
+def test_workers_without_anything_to_do_are_refused(home: Home) -> None:
+    home.write(broker=IN_MEMORY)
+    status, output = home.run("workers", "run")
+    assert status == 1
+    assert "in_process_worker" in output
+
+
+def test_every_worker_opens_the_app_and_closes_it_on_sigterm(home: Home) -> None:
+    home.write()
+    command = home.start("workers", "run", "--processes", "3")
+    for number in (1, 2, 3):
+        command.wait_for_output(rf"worker-{number} is up \(pid \d+\)")
+    assert command.stop(signal.SIGTERM) == 0, command.output
+    assert len(set(home.events("opened"))) == 3
+    assert sorted(home.events("opened")) == sorted(home.events("closed"))
+    assert not home.alive(), "the embedded server neither"
+
+
+def test_workers_work_on_the_queues_that_they_are_given(home: Home) -> None:
+    home.write()
+    quick = home.start("workers", "run", "--queues", "default")
+    quick.wait_for_output("worker is up")
+    enqueue(home, "crawl", "greet")
+    wait_for(lambda: home.events("greet-.*"))
+    assert not home.events("crawl-.*")
+    slow = home.start("workers", "run", "--queues", "slow")
+    wait_for(lambda: home.events("crawl-begins"), told=lambda: slow.output)
+
+
+def enqueue(home: Home, *tasks: str) -> None:
+    calls = {"crawl": "sample.crawl.enqueue()", "greet": "sample.greet.enqueue(name='ada')"}
+    body = "".join(f"        await {calls[task]}\n" for task in tasks)
+    script = (
+        "import asyncio, sample\nasync def main():\n    async with sample.create_app().lifespan():\n"
+        f"{body}asyncio.run(main())"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=home.folder, check=True, timeout=SOON)
+
+
+def test_a_running_job_is_finished_before_the_worker_stops(home: Home) -> None:
+    home.write()
+    command = home.start("workers", "run")
+    enqueue(home, "crawl")
+    wait_for(lambda: home.events("crawl-begins"), told=lambda: command.output)
+    command.process.send_signal(signal.SIGTERM)
+    command.wait_for_output("SIGTERM: stopping worker")
+    (home.folder / "finish").touch()
+    assert command.status() == 0
+    assert home.events("crawl-ends") == home.events("crawl-begins")
+
+
+def test_a_second_signal_does_not_wait_for_the_job(home: Home) -> None:
+    home.write()
+    command = home.start("workers", "run")
+    enqueue(home, "crawl")
+    wait_for(lambda: home.events("crawl-begins"), told=lambda: command.output)
+    command.process.send_signal(signal.SIGTERM)
+    command.wait_for_output("1 jobs are running")
+    told = time.monotonic()
+    wait_for(lambda: time.monotonic() > told + 1.1)  # what comes within a second is the same signal again
+    assert command.stop(signal.SIGTERM) == 0, command.output
+    assert not home.events("crawl-ends")
+
+
+def test_a_signal_that_arrives_twice_at_once_is_one(home: Home) -> None:
+    """A service manager that signals every process of a service reaches a worker beside its supervisor."""
+    home.write()
+    command = home.start("workers", "run")
+    enqueue(home, "crawl")
+    wait_for(lambda: home.events("crawl-begins"), told=lambda: command.output)
+    (worker,) = home.events("crawl-begins")
+    command.process.send_signal(signal.SIGTERM)
+    os.kill(worker, signal.SIGTERM)
+    command.wait_for_output("1 jobs are running")
+    (home.folder / "finish").touch()
+    assert command.status() == 0
+    assert home.events("crawl-ends") == [worker]
+
+
+def test_a_burst_ends_when_the_queues_are_empty(home: Home) -> None:
+    home.write()
+    (home.folder / "finish").touch()
+    enqueue(home, "crawl", "greet", "greet")
+    status, output = home.run("workers", "run", "--burst", "--processes", "2")
+    assert status == 0, output
+    assert (len(home.events("greet-.*")), len(home.events("crawl-ends"))) == (2, 1)
+    assert "restarting" not in output
+    assert home.run("workers", "run", "--burst", "--reload")[0] == 2
+
+
+def test_a_worker_that_is_killed_is_replaced(home: Home) -> None:
+    home.write()
+    command = home.start("workers", "run")
+    pid = int(command.wait_for_output(r"worker is up \(pid (\d+)\)")[1])
+    os.kill(pid, signal.SIGKILL)
+    command.wait_for_output(rf"worker \(pid {pid}\) was killed by SIGKILL; restarting in 0.5 s")
+    wait_for(lambda: len(home.events("opened")) == 2)
+    enqueue(home, "greet")
+    wait_for(lambda: home.events("greet-.*"))
+
+
+def test_workers_and_the_embedded_server_end_with_a_supervisor_that_is_killed(home: Home) -> None:
+    home.write()
+    command = home.start("workers", "run", "--processes", "2")
+    command.wait_for_output("worker-1 is up")
+    command.wait_for_output("worker-2 is up")
+    assert len(home.alive()) >= 3
+    command.process.kill()
+    wait_for(lambda: not home.alive(), 5)
+    assert len(home.events("closed")) == 2
+
+
+def test_what_is_wrong_with_the_app_ends_it_with_2_and_without_a_traceback(home: Home) -> None:
+    home.write(**{"crawl() -> str": 'crawl(*, one: "Absent") -> str'})
+    status, output = home.run("workers", "run")
+    assert status == 2
+    assert "Absent" in output
+    assert "Traceback" not in output
+    assert not home.events("opened"), "nothing was started"
+
+
+def test_what_only_a_worker_finds_out_ends_it_with_2_and_without_a_traceback(home: Home) -> None:
+    home.write()
+    (home.folder / ".litestar-tasks").mkdir()
+    (home.folder / ".litestar-tasks" / "thesis.txt").touch()
+    status, output = home.run("workers", "run")
+    assert status == 2
+    assert "thesis.txt" in output or "holds files" in output
+    assert "Traceback" not in output
+    assert "before it was up; stopping" in output
+
+
+def test_any_other_failure_at_the_start_ends_it_with_1_and_a_traceback(home: Home) -> None:
+    home.write(**{'tell("opened")': "1 / 0"})
+    status, output = home.run("workers", "run")
+    assert status == 1
+    assert output.count("Traceback") == 1
+    assert "ZeroDivisionError" in output
+    assert not home.alive()
+
+
+def test_an_edit_reaches_the_worker_within_3_seconds_and_no_job_is_cut(home: Home) -> None:
+    home.write()
+    command = home.start("workers", "run", "--reload")
+    command.wait_for_output("worker is up")
+    enqueue(home, "crawl")
+    (old,) = wait_for(lambda: home.events("crawl-begins"))
+    took = []
+    for version in ("two", "three", "four"):  # The best of three: other processes may keep the machine busy.
+        home.write(**{'"one"': f'"{version}"', '"opened"': f'"is-{version}"'})
+        edited = time.monotonic()
+        wait_for(lambda version=version: home.events(f"is-{version}"), told=lambda: command.output)
+        took.append(time.monotonic() - edited)
+    assert min(took) < 3
+    enqueue(home, "greet")
+    wait_for(lambda: home.events("greet-ada-four"), told=lambda: command.output)
+    assert not home.events("crawl-ends")
+    (home.folder / "finish").touch()
+    wait_for(lambda: home.events("crawl-ends") == [old])
+    assert command.stop() == 0
+
+
+def test_a_worker_that_cannot_import_an_edit_waits_for_the_next_one(home: Home) -> None:
+    home.write()
+    command = home.start("workers", "run", "--reload-dir", str(home.folder))
+    command.wait_for_output("worker is up")
+    home.write(**{"def tell": "def def"})
+    command.wait_for_output("waiting for the next edit")
+    assert "SyntaxError" in command.output
+    home.write(**{'"one"': '"two"'})
+    wait_for(lambda: len(home.events("opened")) == 2)
+    assert command.stop() == 0
+
+
+# ----------------------------------------------------------------------------------------- finding the app
+
+
+def test_the_children_load_the_app_that_the_option_names_from_the_folder_that_is_named(home: Home) -> None:
+    home.write(broker=IN_MEMORY)
+    home.write(broker=IN_MEMORY, file="elsewhere/chosen.py", **{'"one"': '"two"'})
+    command = home.start(
+        "--app-dir",
+        "elsewhere",
+        *("tasks", "dev", "--port", str(home.port)),
+        app="chosen:create_app",
+        LITESTAR_APP="sample:create_app",
+    )
+    command.wait_for_output("Ctrl-C stops everything")
+    assert home.ask()["version"] == "two"
+
+
+def test_the_children_load_the_app_that_the_environment_names(home: Home) -> None:
+    home.write(broker=IN_MEMORY)
+    command = home.start("tasks", "dev", app=None, LITESTAR_APP="sample:create_app", PORT=str(home.port))
+    command.wait_for_output("Ctrl-C stops everything")
+    assert home.ask()["version"] == "one"
+
+
+def test_the_children_load_the_app_that_litestar_finds(home: Home) -> None:
+    """One that is an app, and not a function that makes it, here."""
+    home.write(broker=IN_MEMORY, file="application.py", **{"def create_app": "def make"})
+    with (home.folder / "application.py").open("a") as module:
+        module.write("\napp = make()\n")
+    command = home.start("tasks", "dev", "--port", str(home.port), app=None)
+    command.wait_for_output("Ctrl-C stops everything")
+    assert home.ask()["version"] == "one"
+
+
+# ------------------------------------------------------------------------------------------------ tasks dev
+
+
+def test_dev_runs_app_and_worker_and_leaves_nothing_behind(home: Home) -> None:
+    home.write()
+    command = home.dev()
+    home.ask("/greet", "POST")
+    web = home.ask()["pid"]
+    (worker,) = wait_for(lambda: home.events("greet-ada-one"))
+    assert worker != web
+    assert command.stop() == 0, command.output
+    assert not home.alive(), command.output
+    assert sorted(home.events("closed")) == sorted([web, worker])
+    with socket.socket() as probe, pytest.raises(ConnectionRefusedError):
+        probe.connect(("127.0.0.1", home.port))
+    assert not list(home.folder.glob(".litestar-tasks/*.sock"))
+
+
+def test_dev_says_what_to_open_once_it_can_be_opened(home: Home) -> None:
+    home.write(broker=IN_MEMORY + ', dashboard=DashboardConfig(path="/jobs")')
+    command = home.dev()
+    url = f"http://localhost:{home.port}"
+    for place in (url, f"{url}/schema", f"{url}/jobs"):
+        assert re.search(rf" {place}$", command.output, re.MULTILINE)
+        with suppress(urllib.error.HTTPError):
+            urllib.request.urlopen(place, timeout=SOON)
+    assert "\x1b" not in command.output, "colours are for terminals"
+    assert command.stop() == 0
+
+
+def test_a_taken_port_is_said_before_anything_starts(home: Home) -> None:
+    home.write()
+    with socket.create_server(("127.0.0.1", home.port)):
+        status, output = home.run("tasks", "dev", "--port", str(home.port))
+        assert (status, output) == (1, f"port {home.port} is taken; choose another: --port {home.port + 1}\n")
+        status, output = home.run("tasks", "dev", PORT=str(home.port), MAKELEVEL="1")
+        assert (status, output) == (1, f"port {home.port} is taken; choose another: make dev PORT={home.port + 1}\n")
+    assert not home.events("opened")
+
+
+def test_a_second_dev_in_the_folder_is_told_of_the_first_one(home: Home) -> None:
+    home.write(broker=IN_MEMORY)
+    first = home.dev()
+    for port in (home.port, free_port()):
+        status, output = home.run("tasks", "dev", "--port", str(port))
+        assert status == 1
+        assert "runs already in this folder" in output
+        assert str(first.process.pid) in output
+    assert home.ask()["version"] == "one"
+
+
+def test_dev_starts_again_after_it_was_killed(home: Home) -> None:
+    home.write(broker=IN_MEMORY)
+    first = home.dev()
+    first.process.kill()
+    wait_for(lambda: not home.alive(), 5)
+    second = home.dev()
+    assert second.stop() == 0
+
+
+def test_an_edit_reaches_both_processes_of_dev_and_no_request_is_refused(home: Home) -> None:
+    home.write()
+    command = home.dev()
+    before = home.ask()
+    home.write(**{'"one"': '"two"'})
+    deadline = time.monotonic() + SOON
+    while home.ask()["version"] == "one":  # Raises if the connection is refused.
+        assert time.monotonic() < deadline
+    assert home.ask()["pid"] != before["pid"]
+    home.ask("/greet", "POST")
+    wait_for(lambda: home.events("greet-ada-two"))
+    assert command.stop() == 0
+
+
+def test_dev_survives_an_edit_that_breaks_the_start_of_the_app(home: Home) -> None:
+    home.write(broker=IN_MEMORY)
+    command = home.dev()
+    home.write(broker=IN_MEMORY, **{"crawl() -> str": 'crawl(*, one: "Absent") -> str'})
+    command.wait_for_output(r"web \(pid \d+\) exited with code 2 before it was up; waiting for the next edit")
+    assert "Absent" in command.output
+    assert "Traceback" not in command.output
+    home.write(broker=IN_MEMORY, **{'"one"': '"two"'})
+    assert home.ask()["version"] == "two", "a request waits for the fixed one"
+    assert command.stop() == 0
+
+
+def test_dev_without_reload_keeps_the_old_code(home: Home) -> None:
+    home.write(broker=IN_MEMORY)
+    command = home.dev("--no-reload")
+    home.write(broker=IN_MEMORY, **{'"one"': '"two"'})
+    pid = home.ask()["pid"]
+    os.kill(pid, signal.SIGKILL)
+    assert home.ask()["version"] == "two", "but what is restarted has the present one"
+    assert "changed" not in command.output
+
+
+def test_a_page_that_stays_connected_does_not_hold_up_the_stop(home: Home) -> None:
+    home.write(broker=IN_MEMORY)
+    command = home.dev()
+    with socket.create_connection(("127.0.0.1", home.port)) as page:
+        page.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert page.recv(1000)
+        assert command.stop() == 0
+    assert len(home.events("closed")) == 1
+
+
+# ------------------------------------------------------------------------------------------------- imports
+
+
+@pytest.mark.parametrize("module", ["litestar_tasks", "litestar_tasks.cli", "litestar_tasks.cli.process"])
+def test_only_the_commands_load_click(module: str) -> None:
+    script = (
+        f"import sys, litestar; before = set(sys.modules); import {module}\n"
+        "print({'click', 'rich', 'rich_click', 'uvicorn', 'watchfiles'} & (set(sys.modules) - before))"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+def test_a_worker_that_the_broker_refuses_ends_and_says_so(home: Home, start_server: Callable[..., Any]) -> None:
+    server = start_server()
+    home.write(broker=f'broker_url="{server.url}"')
+    server.client.config_set("requirepass", "hunter2")
+    status, output = home.run("workers", "run")
+    assert status == 2, output
+    assert "it refuses the credentials" in output
+    assert "hunter2" not in output

@@ -1,0 +1,132 @@
+"""Calls that type checkers accept, and what they know of each. Checked by mypy --strict and pyright strict."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any, assert_type
+from uuid import UUID
+
+from saq.types import Context
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from litestar_tasks import INJECTED, Call, CurrentJob, JobHandle, Registry, Task, TaskQueues, enqueue_many
+
+registry = Registry()
+task = registry.task
+scheduled_task = registry.scheduled_task
+
+
+class AppContext(Context):
+    http_client: str
+
+
+@task
+async def bare(ctx: Context, *, user_id: int) -> dict[str, str]:
+    return {}
+
+
+@task(queue="emails", timeout=30)
+async def called(ctx: Context, /, user_id: int, *, name: str = "x") -> str:
+    return ""
+
+
+@task
+async def without_context(user_id: int, name: str = "") -> int:
+    return 1
+
+
+@task(max_attempts=3)
+async def injected(*, payment_id: UUID, db_session: AsyncSession = INJECTED) -> UUID:
+    return payment_id
+
+
+@task
+async def with_job(*, n: int, job: CurrentJob = INJECTED) -> int:
+    return n
+
+
+@task
+def sync(ctx: Context, n: int) -> float:
+    return 1.0
+
+
+@task(queue="cpu")
+def sync_without_context(n: int) -> float:
+    return 1.0
+
+
+@task
+async def without_arguments() -> None: ...
+
+
+@task
+async def context_only(ctx: Context) -> None: ...
+
+
+@task
+async def own_context(ctx: AppContext, *, x: int) -> int:
+    return x
+
+
+@task
+async def untyped_data(ctx: Context, *, data: dict[str, Any]) -> dict[str, Any]:
+    return {}
+
+
+@scheduled_task(cron="0 2 * * *", timeout=900, kwargs={"batch_size": 100})
+async def scheduled(ctx: Context, *, batch_size: int = 50) -> dict[str, int]:
+    return {}
+
+
+class Holder:
+    @staticmethod
+    @task
+    async def static(ctx: Context, *, n: int) -> int:
+        return n
+
+
+async def plain(x: int, /) -> int:
+    return x
+
+
+async def enqueueing(unknown: Any) -> None:
+    assert_type(await bare.enqueue(user_id=1), JobHandle[dict[str, str]])
+    assert_type(await bare.enqueue(user_id=unknown), JobHandle[dict[str, str]])
+    assert_type(await (await bare.enqueue(user_id=1)).result(timeout=3), dict[str, str])
+    assert_type(await called.enqueue(1, name="y"), JobHandle[str])
+    assert_type(await called.using(delay=timedelta(1), priority=3).enqueue(user_id=1), JobHandle[str])
+    assert_type(await called.using(delay=1).using(key="k").enqueue(1), JobHandle[str])
+    assert_type(called.bind(1), Call[str])
+    assert_type(await called.bind(1).using(delay=3).enqueue(), JobHandle[str])
+    assert_type(without_context.bind(1).enqueue_sync(), JobHandle[int])
+    assert_type(await without_context.enqueue(1), JobHandle[int])
+    assert_type(await injected.enqueue(payment_id=UUID(int=1)), JobHandle[UUID])
+    assert_type(await with_job.enqueue(n=1), JobHandle[int])
+    assert_type(await sync.enqueue(1), JobHandle[float])
+    assert_type(await sync_without_context.enqueue(n=1), JobHandle[float])
+    assert_type(await without_arguments.enqueue(), JobHandle[None])
+    assert_type(await context_only.enqueue(), JobHandle[None])
+    assert_type(await untyped_data.enqueue(data={"x": 1}), JobHandle[dict[str, Any]])
+    assert_type(await scheduled.enqueue(), JobHandle[dict[str, int]])
+    assert_type(await Holder.static.enqueue(n=1), JobHandle[int])
+    assert_type(await enqueue_many(without_context.bind(i) for i in range(3)), list[JobHandle[int]])
+    assert_type(without_context.job("id"), JobHandle[int])
+    assert_type(bare.job("id"), JobHandle[dict[str, str]])
+    assert_type(registry.job("id"), JobHandle[Any])
+    by_hand: Task[[int], int] = task(plain)
+    assert_type(await by_hand.enqueue(1), JobHandle[int])
+    assert_type(await registry.get_task("x").using(delay=3).enqueue(1, a=2), JobHandle[Any])
+
+
+async def calling() -> None:
+    assert_type(await bare({"queue": object()}, user_id=1), dict[str, str])
+    assert_type(await without_context(1), int)
+    assert_type(sync({}, 1), float)
+    assert_type(sync_without_context(1), float)
+    await context_only({})
+    assert_type(bare.__name__, str)
+
+
+async def by_name(task_queues: TaskQueues) -> str:
+    job = await task_queues.get("default").enqueue("bare", user_id=1)
+    return job.id

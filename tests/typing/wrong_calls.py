@@ -1,0 +1,42 @@
+"""Calls that type checkers refuse: every line marked so, in mypy --strict and in pyright strict."""
+# pyright: strict
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from tests.typing.right_calls import (
+    bare,
+    called,
+    injected,
+    own_context,
+    registry,
+    scheduled,
+    sync_without_context,
+    task,
+    untyped_data,
+    without_context,
+)
+
+
+async def wrong() -> None:
+    await bare.enqueue()  # wrong: an argument is missing
+    await bare.enqueue(user_id="1")  # wrong: a text for a number
+    await bare.enqueue(user_id=1, x=2)  # wrong: an argument too many
+    await bare.enqueue({}, user_id=1)  # wrong: the context is the worker's to give
+    await bare(user_id=1)  # wrong: called directly, it needs a context
+    await called.using(delya=3).enqueue(1)  # wrong: no such option
+    await called.using(delay=timedelta(1)).enqueue("1")  # wrong: a text for a number
+    called.bind("1")  # wrong: a text for a number
+    await sync_without_context(1)  # wrong: a sync task returns its value
+    await without_context.enqueue("1")  # wrong: a text for a number
+    await injected.enqueue(payment_id="x")  # wrong: a text for a UUID
+    await injected.enqueue()  # wrong: an argument is missing
+    await own_context.enqueue(x="1")  # wrong: a text for a number
+    await scheduled.enqueue(batch_size="1")  # wrong: a text for a number
+    await called.enqueue(1, delay=3)  # wrong: an option among the arguments
+    await untyped_data.enqueue(data=3)  # wrong: a number for a dict
+    result: int = await (await bare.enqueue(user_id=1)).result()  # wrong: another result
+    task(timout=3)  # wrong: no such option
+    registry.scheduled_task(cron=3)  # wrong: an expression is a text
+    print(result)
