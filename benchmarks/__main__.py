@@ -1,0 +1,40 @@
+"""``python -m benchmarks quick|full|peers``; the Makefile has a target for each."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+
+from benchmarks import contestants, marks
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("quick", help="us beside stock SAQ, within a minute")
+    full = commands.add_parser("full", help="every row, beside every library that is installed")
+    full.add_argument("--repetitions", type=int, default=3, help="default: 3")
+    full.add_argument("--only", nargs="+", choices=contestants.NAMES, help="measure these beside stock SAQ")
+    full.add_argument("--write", action="store_true", help="also write benchmarks/results.md")
+    commands.add_parser("peers", help="install the other libraries, each into an environment of its own")
+    options = parser.parse_args()
+    with tempfile.NamedTemporaryFile(prefix="benchmark-marks-") as file:
+        file.truncate(marks.SIZE)
+        os.environ[marks.VARIABLE] = file.name
+        if options.command == "quick":
+            from benchmarks import quick
+
+            quick.main()
+        elif options.command == "full":
+            from benchmarks import full as every_row
+
+            every_row.main(repetitions=options.repetitions, only=options.only, write=options.write)
+        else:
+            from benchmarks import peers
+
+            peers.main()
+
+
+if __name__ == "__main__":
+    main()
