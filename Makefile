@@ -80,7 +80,7 @@ dev-worker: $(STAMP) ## run a worker of its own, restarted on every edit
 
 .PHONY: test
 test: $(STAMP) ## run the tests; ARGS goes to pytest
-	@exec $(BIN)/python -m pytest $(ARGS)
+	@exec $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
 
 # Both supported majors of redis-py, and every supported interpreter that this machine has. `make test` has the
 # newest redis-py; the queues' tests run here on the older one. Exit status 5: nothing was collected.
@@ -105,7 +105,7 @@ test-matrix: $(STAMP) ## run the unit and conformance tests on redis-py 7 and on
 .PHONY: .test-redis7
 .test-redis7:
 	@$(PIP_INSTALL) 'redis>=7,<8'
-	@exec $(BIN)/python -m pytest -m 'not network' $(MATRIX)
+	@exec $(BIN)/python -m pytest -n auto --dist loadfile -m 'not network' $(MATRIX)
 
 # How many times longer than in `make test`.
 CHAOS ?= 10

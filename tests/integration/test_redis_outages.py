@@ -111,6 +111,7 @@ async def proxy(start_server: StartServer) -> AsyncIterator[Proxy]:
     await one.close()
 
 
+@pytest.mark.alone
 async def test_enqueueing_into_a_hanging_server_raises_at_its_deadline_and_can_be_repeated(
     start_server: StartServer, make_queue: MakeQueue
 ) -> None:
@@ -141,6 +142,7 @@ async def _answers(queue: RedisQueue) -> bool:
         return False
 
 
+@pytest.mark.alone
 async def test_an_outage_costs_no_result_and_is_said_once(
     start_server: StartServer, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -313,6 +315,7 @@ async def test_a_server_that_became_a_replica_is_waited_for(
     assert await settling
 
 
+@pytest.mark.alone
 async def test_a_wrong_password_is_said_without_the_password(
     start_server: StartServer, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -416,6 +419,7 @@ def free_port() -> int:
         return int(one.getsockname()[1])
 
 
+@pytest.mark.alone
 async def test_nobody_listening_is_said_at_once_once_it_is_known(make_queue: MakeQueue) -> None:
     queue = make_queue(f"redis://127.0.0.1:{free_port()}", enqueue_deadline=0.3)
     with pytest.raises(QueueUnavailableError) as caught:

@@ -251,6 +251,7 @@ async def test_a_dequeue_that_is_given_up_loses_nothing(app: RedisQueue, redis_u
     assert await app.count("incomplete") == 0
 
 
+@pytest.mark.alone
 async def test_an_idle_worker_wakes_at_once_and_asks_little(app: RedisQueue, hand: Hand, server: Server) -> None:
     async def idle() -> None:
         while not (jobs := await hand.queue.claim(10)):
@@ -278,6 +279,7 @@ async def test_claiming_while_nothing_comes_returns_after_about_a_second(hand: H
     assert 1.5 < time.monotonic() - start < 4
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("options", [{"priority": -5}, {"priority": 5}, {"delay": 0.15}])
 async def test_a_sleeping_worker_is_woken_for_other_lanes_and_for_what_is_due_soon(
     app: RedisQueue, hand: Hand, options: dict[str, Any]
@@ -373,6 +375,7 @@ async def test_a_settle_under_a_foreign_token_is_refused(app: RedisQueue, hand: 
     assert not await hand.complete(job)
 
 
+@pytest.mark.alone
 async def test_a_retry_waits_for_its_delay_and_joins_the_tail(app: RedisQueue, hand: Hand) -> None:
     await app.submit_many([spec(key="a"), spec(key="b")])
     (job,) = await hand.take(1)
@@ -468,6 +471,7 @@ async def test_a_script_that_refuses_a_batch_for_one_operation_still_writes_the_
 # Waiting
 
 
+@pytest.mark.alone
 async def test_a_waiter_is_woken_by_the_end_of_the_job(app: RedisQueue, hand: Hand) -> None:
     await app.submit(spec(key="k"))
     waiting = asyncio.create_task(app.wait("k", 10))
@@ -585,6 +589,7 @@ async def test_waiting_and_scheduled_jobs_are_aborted_at_once(app: RedisQueue, h
     assert keys(await hand.take(1)) == ["c"]
 
 
+@pytest.mark.alone
 async def test_a_running_job_is_aborted_through_its_worker_at_once(app: RedisQueue, hand: Hand) -> None:
     await app.submit(spec(key="k"))
     (job,) = await hand.take(1)
@@ -833,6 +838,7 @@ async def test_a_job_that_takes_its_workers_with_it_is_failed_as_poison(redis_ur
         assert words in (record.error or "")
 
 
+@pytest.mark.alone
 async def test_a_worker_that_stops_hands_back_everything_and_leaves_no_trace(
     app: RedisQueue, hand: Hand, server: Server
 ) -> None:
@@ -848,6 +854,7 @@ async def test_a_worker_that_stops_hands_back_everything_and_leaves_no_trace(
     assert keys(await hand.take(300, 100)) == [f"k{n}" for n in range(300)]
 
 
+@pytest.mark.alone
 async def test_an_idle_worker_stops_at_once(hand: Hand) -> None:
     waiting = asyncio.create_task(hand.queue.claim(3))
     await asyncio.sleep(0.2)
