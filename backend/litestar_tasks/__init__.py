@@ -42,6 +42,7 @@ from litestar_tasks.job import CurrentJob, JobHandle, JobStatus
 from litestar_tasks.options import EnqueueOptions, TaskOptions
 from litestar_tasks.payload import INJECTED
 from litestar_tasks.plugin import TasksPlugin
+from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.registry import Registry
 from litestar_tasks.schedule import Schedule
@@ -68,6 +69,7 @@ __all__ = (
     "JobAbortedError",
     "JobError",
     "JobFailedError",
+    "JobFilter",
     "JobHandle",
     "JobNotFoundError",
     "JobStatus",

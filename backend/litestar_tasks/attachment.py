@@ -95,7 +95,8 @@ class Attachments:
         if not stack:
             raise NotAttachedError(
                 f"registry {self._registry!r} is not attached to a running app; enqueue inside a request or a task, "
-                'or within "async with app.lifespan(): …"; a TestClient attaches it in its "with" block'
+                'or within "async with app.lifespan(): …"; a TestClient attaches it in its "with" block, and a web '
+                "server when it runs the app's lifespan, which may have been turned off, as by uvicorn --lifespan off"
             )
         if len({id(attachment.loop) for attachment in stack}) > 1:
             raise NotAttachedError(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from litestar_tasks.broker_url import REDIS_SCHEMES, RedisURL, redact
 from litestar_tasks.exceptions import ConfigurationError
 from litestar_tasks.queue_config import QueueConfig
 from litestar_tasks.registry import Registry
@@ -15,9 +17,10 @@ from litestar_tasks.registry import Registry
 if TYPE_CHECKING:
     from litestar.types import Guard
 
-__all__ = ("DashboardConfig", "QueueConfig", "TasksConfig", "redact")
+__all__ = ("DashboardConfig", "QueueConfig", "TasksConfig", "check_durability", "redact")
 
-_SCHEMES = ("redis", "rediss", "unix", "valkey", "valkeys", "memory")
+_POSTGRES = ("postgresql", "postgres")
+_SCHEMES = (*REDIS_SCHEMES, *_POSTGRES, "memory")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,9 +55,10 @@ class TasksConfig:
     registry: Registry
     """The tasks."""
     broker_url: str | None = field(default=None, repr=False)
-    """Where jobs wait: ``redis://``, ``rediss://``, ``unix://``, ``valkey://`` for a server of yours; ``memory://`` for
-    this process alone, lost with it. Defaults to None: the embedded server, a private Redis in
-    ``embedded_directory`` that is started with the first process and stopped with the last."""
+    """Where jobs wait: ``redis://``, ``rediss://``, ``unix://``, ``valkey://`` or ``postgresql://`` for a server of
+    yours; ``redis+cluster://`` for a cluster, ``redis+sentinel://`` for what sentinels watch; ``memory://`` for this
+    process alone, lost with it. Defaults to None: the embedded server, a private Redis in ``embedded_directory`` that
+    is started with the first process and stopped with the last."""
     embedded_directory: Path | str = ".litestar-tasks"
     """The folder of the embedded server's data and socket; without effect if ``broker_url`` is set. Relative paths
     start from the process's working directory. Defaults to ".litestar-tasks"."""
@@ -72,6 +76,10 @@ class TasksConfig:
     enqueue_timeout: float = 2.0
     """Seconds after which an enqueue that the broker has not answered raises ``QueueUnavailableError``. Defaults to
     2."""
+    durability: str = "process"
+    """What an enqueue waits for. "process": the server has the job, which survives the end of any process. "disk": it
+    is on the disk of the server's machine. "replicas:n", such as "replicas:1": n replicas have it, too. Defaults to
+    "process"."""
     lease: float = 15.0
     """Seconds without a sign of life after which a worker process counts as lost and its jobs run elsewhere, whatever
     their timeouts. A worker gives one five times as often, from a thread of its own. Longer than any stretch for which
@@ -88,11 +96,17 @@ class TasksConfig:
             raise ConfigurationError(f"lease is {self.lease}; give at least 1 second")
         if self.enqueue_timeout <= 0:
             raise ConfigurationError(f"enqueue_timeout is {self.enqueue_timeout}; give more than 0 seconds")
+        check_durability(self.durability)
         names = [config.name for config in self.queue_configs or ()]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigurationError(f"queue {min(twice)!r} is configured twice; join the two into one QueueConfig")
         if self.broker_url is not None:
             _check_url(self.broker_url)
+            if self.durability != "process" and self.broker_url.lower().startswith("memory:"):
+                raise ConfigurationError(
+                    f"durability={self.durability!r} cannot be kept by memory://, whose jobs end with the process; "
+                    'name a Redis, or leave it at "process"'
+                )
 
     @property
     def broker(self) -> str:
@@ -101,37 +115,43 @@ class TasksConfig:
         return f"{where}, namespace {self.namespace!r}" if self.namespace else where
 
 
-def redact(url: str) -> str:
-    """A URL without its user, password and query, for logs and errors."""
-    try:
-        parts = urlsplit(url)
-        where = f"{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
-    except ValueError:
-        return "(a URL that cannot be read)"
-    return f"{parts.scheme}://{where}"
+def check_durability(text: str) -> None:
+    """Refuse what no ``TasksConfig.durability`` can be.
+
+    Raises:
+        ConfigurationError: It is none; lists those that there are.
+    """
+    if not re.fullmatch(r"process|disk|replicas:[1-9][0-9]*", text):
+        raise ConfigurationError(
+            f'durability is {text!r}; use "process", "disk", or "replicas:n" with how many have to have a job, such as '
+            '"replicas:1"'
+        )
 
 
 def _check_url(url: str) -> None:
     scheme = url.partition("://")[0].lower() if "://" in url else ""
-    if scheme.startswith("postgres"):
-        raise ConfigurationError("broker_url names Postgres, which this release does not serve yet; use redis://")
+    if scheme.startswith(("postgresql+", "postgres+")):
+        raise ConfigurationError(
+            f"broker_url names a driver, {scheme!r}, as SQLAlchemy's URLs do; write postgresql:// for the broker"
+        )
     if scheme not in _SCHEMES:
         raise ConfigurationError(
             f"broker_url {redact(url)!r} has an unknown scheme; known: {', '.join(f'{name}://' for name in _SCHEMES)}"
         )
+    if scheme in REDIS_SCHEMES:
+        RedisURL.parse(url)
+    if scheme not in _POSTGRES:
+        return
+    encode = "a '/', '#', '@' or ':' in the password must be percent-encoded"
     try:
         parts = urlsplit(url)
-        port = parts.port
-    except ValueError as error:
+        port = parts.port or 5432
+    except ValueError:  # its text may show a part of the password
         raise ConfigurationError(
-            f"broker_url cannot be read: {error}; a '/', '#', '@' or ':' in the password must be percent-encoded"
-        ) from error
-    if scheme == "unix" and not parts.path:
-        raise ConfigurationError("broker_url names no socket; write unix:///run/redis/redis.sock")
-    if scheme in ("redis", "rediss", "valkey", "valkeys"):
-        database = parts.path.strip("/")
-        if not parts.hostname or (database and not database.isdigit()) or parts.fragment:
-            raise ConfigurationError(
-                f"broker_url was read as host {parts.hostname!r}, port {port or 6379}, database {database!r}, which "
-                "cannot be meant; a '/', '#', '@' or ':' in the password must be percent-encoded"
-            )
+            f"broker_url cannot be read: what follows the ':' behind the host is no port; {encode}"
+        ) from None
+    if not parts.path.strip("/") or parts.fragment:
+        raise ConfigurationError(
+            f"broker_url was read as host {parts.hostname!r}, port {port}, database {parts.path.strip('/')!r}, which "
+            f"cannot be meant; {encode}"
+        )

@@ -53,9 +53,9 @@ class JobSpec:
     """What travels with the job beside its payload."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Submission:
-    """What came of a submitted call."""
+    """What came of a submitted call. Not frozen for the reason that ``JobSpec`` is not."""
 
     job: Job
     """The stored job: this call's, or the one that was there under the same key."""

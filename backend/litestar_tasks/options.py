@@ -39,6 +39,9 @@ class SharedOptions(TypedDict, total=False):
     attempts: a worker that is killed is not the task's fault. Defaults to 3."""
     failed_ttl: float | timedelta
     """How long the record of a job that failed or was aborted is kept at least. Defaults to 7 days."""
+    tag: str | None
+    """A short text of yours, such as a customer's number, by which jobs can be found; up to 100 characters. Defaults to
+    none."""
 
 
 class TaskOptions(SharedOptions, total=False):
@@ -69,6 +72,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "at_most_once": False,
     "max_losses": 3,
     "failed_ttl": 604_800.0,
+    "tag": None,
 }
 
 
@@ -144,6 +148,12 @@ def _check_name(value: Any, subject: str) -> str:
     return value
 
 
+def _check_tag(value: Any, subject: str) -> str | None:
+    if value is not None and (not isinstance(value, str) or not 0 < len(value) <= 100):
+        raise ConfigurationError(f"{subject} is {value!r}; give a text of 1 to 100 characters, or None for none")
+    return value
+
+
 def _check_bool(value: Any, subject: str) -> bool:
     if not isinstance(value, bool):
         raise ConfigurationError(f"{subject} is {value!r}; give True or False")
@@ -170,6 +180,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "at_most_once": _check_bool,
     "max_losses": _check_int(1, 1_000),
     "failed_ttl": _check_duration,
+    "tag": _check_tag,
     "delay": _check_duration,
     "run_at": check_run_at,
 }

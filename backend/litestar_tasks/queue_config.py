@@ -29,6 +29,11 @@ class QueueConfig(StockQueueConfig):
     shutdown_grace_period_s: int | None = 30
     """Seconds that running jobs get to finish when the worker is told to stop; those that are left are cancelled
     and handed back. Keep it below what the process manager waits before it kills. Defaults to 30."""
+    keep_complete: int = 10_000
+    """How many records of complete jobs are kept at the most: the oldest go first, whatever their ``ttl`` says.
+    Defaults to 10,000."""
+    keep_failed: int = 100_000
+    """How many records of failed jobs, and as many of aborted ones. Defaults to 100,000."""
     metadata: dict[str, Any] | None = None
     """What the worker says of itself beside its statistics. Defaults to None."""
 
@@ -45,6 +50,11 @@ class QueueConfig(StockQueueConfig):
             raise ConfigurationError(
                 f"queue {self.name!r}: shutdown_grace_period_s is {self.shutdown_grace_period_s}; give 0 or more"
             )
+        for name in ("keep_complete", "keep_failed"):
+            if (kept := getattr(self, name)) < 1:
+                raise ConfigurationError(
+                    f"queue {self.name!r}: {name} is {kept}; give at least 1, or nobody could read a result"
+                )
         ours = {"name", "concurrency", "shutdown_grace_period_s", "metadata", "tasks"}
         stock = StockQueueConfig(dsn="redis://")
         for field, default in vars(stock).items():

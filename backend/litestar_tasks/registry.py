@@ -44,6 +44,8 @@ class QueueOptions(TypedDict, total=False):
 
     concurrency: int
     shutdown_grace_period_s: int | None
+    keep_complete: int
+    keep_failed: int
     metadata: dict[str, Any] | None
 
 

@@ -34,6 +34,8 @@ AsyncF_co = TypeVar("AsyncF_co", bound=Callable[Concatenate[Context, ...], Corou
 SyncF_co = TypeVar("SyncF_co", bound=Callable[Concatenate[Context, ...], Any], covariant=True)
 
 _NO_HOOKS = Hooks(encoders={}, decoders=())
+_AT_ONCE = 2_000
+"""For so many calls of `enqueue_many` there are records at the same time; of the others only calls or handles."""
 
 
 class Home(Protocol):
@@ -339,14 +341,16 @@ async def enqueue_many(calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
     handles: dict[int, JobHandle[R]] = {}
     for attachment, label, members in _by_queue(calls):
         queue = attachment.queue(label)
-        submissions = await queue.submit_many([calls[index].spec() for index in members])
-        for index, submission in zip(members, submissions, strict=True):
-            handles[index] = JobHandle(
-                queue,
-                submission.job.key,
-                decode=calls[index].task.result.decode,
-                deduplicated=submission.deduplicated,
-            )
+        for start in range(0, len(members), _AT_ONCE):
+            part = members[start : start + _AT_ONCE]
+            submissions = await queue.submit_many([calls[index].spec() for index in part])
+            for index, submission in zip(part, submissions, strict=True):
+                handles[index] = JobHandle(
+                    queue,
+                    submission.job.key,
+                    decode=calls[index].task.result.decode,
+                    deduplicated=submission.deduplicated,
+                )
     return [handles[index] for index in range(len(calls))]
 
 
@@ -366,7 +370,7 @@ def _stored_options(levels: Mapping[str, Any]) -> dict[str, Any]:
     """Options as a job's record holds them."""
     ttl = levels["ttl"]
     # Those for which SAQ's record has no field travel in its meta, where they are not the default.
-    beside = ("at_most_once", "max_losses", "failed_ttl")
+    beside = ("at_most_once", "max_losses", "failed_ttl", "tag")
     return {
         "timeout": levels["timeout"] or 0,
         "max_attempts": levels["max_attempts"],

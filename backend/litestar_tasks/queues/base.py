@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, fields
 from enum import Enum
-from secrets import token_hex
+from os import urandom
 from typing import TYPE_CHECKING, Any, Final
 
 from saq.job import Job, Status
@@ -16,15 +16,15 @@ from saq.queue.base import Queue
 from saq.utils import now
 
 from litestar_tasks.job import JobSpec, JobStatus, Submission, status_of
+from litestar_tasks.queues.operations import Operations
 
 if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
 
-__all__ = ("ClaimedJob", "Settlement", "Submission", "TaskQueue", "WorkerHooks")
+__all__ = ("FIELDS", "ClaimedJob", "LeaseState", "Settlement", "Submission", "TaskQueue", "WorkerHooks")
 
-
-_FIELDS: Final = {field.name: field.default for field in fields(Job)}
-"""SAQ's defaults; the fields that have none are always given."""
+FIELDS: Final = frozenset(field.name for field in fields(Job))
+"""The names of a job's fields. A job's own ``__dict__`` leaves out those that have their default."""
 
 
 class ClaimedJob(Job):
@@ -55,6 +55,8 @@ class Settlement(Enum):
     HAND_BACK = "hand_back"
     """Back to the head, as it was before the claim."""
 
+    __hash__ = object.__hash__  # Enum's own is written in Python, and each attempt is looked up and counted by it
+
 
 @dataclass(frozen=True, slots=True)
 class WorkerHooks:
@@ -66,7 +68,17 @@ class WorkerHooks:
     """The lease was lost, and with it the claims on these job keys: stop them, settle nothing of theirs."""
 
 
-class TaskQueue(Queue):
+@dataclass(frozen=True, slots=True)
+class LeaseState:
+    """How a worker's lease on a queue is kept."""
+
+    age: float
+    """Seconds since it was renewed last. It grows while the broker is away."""
+    renewing: bool
+    """Whether what renews it is alive."""
+
+
+class TaskQueue(Queue, Operations):
     """SAQ's ``Queue`` with typed errors, claims under fencing tokens, and enqueueing by validated name.
 
     Attributes:
@@ -132,12 +144,12 @@ class TaskQueue(Queue):
 
     def build(self, spec: JobSpec) -> Job:
         """The record of a call, as SAQ's tools can read it."""
-        job = Job.__new__(Job)  # its __init__ would set 25 fields one by one
-        job.__dict__ |= _FIELDS | {
+        job = Job.__new__(Job)  # its __init__ would set 25 fields; most have their default, which the class has, too
+        job.__dict__ = {
             "function": spec.task,
             "kwargs": dict(spec.kwargs) or None,
             "queue": self,
-            "key": spec.key or token_hex(16),
+            "key": spec.key or urandom(16).hex(),
             "timeout": spec.timeout,
             "retries": spec.max_attempts,
             "ttl": spec.ttl,
@@ -238,12 +250,16 @@ class TaskQueue(Queue):
             False where the claim was lost in the meantime, and nothing was written.
         """
 
+    def lease(self) -> LeaseState | None:
+        """How the lease is kept; None where there is none, because the queue is not open or its broker needs none."""
+        return None
+
     @abstractmethod
     async def close(self, *, keep: Collection[str] = ()) -> None:
         """Stop working: hand back what is still claimed, and give up the lease.
 
         Args:
             keep: Keys of jobs whose code cannot be stopped and runs on, such as a sync task in its thread. They stay
-                claimed, and the lease with them, until it lapses after the process has ended: handed back now they
-                would run twice at the same time. Defaults to none.
+                claimed until the process has ended: handed back now they would run twice at the same time. Those that
+                come back then have lost nothing. Defaults to none.
         """

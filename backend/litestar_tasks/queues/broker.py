@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from litestar_tasks.config import QueueConfig, TasksConfig
 from litestar_tasks.exceptions import ConfigurationError, JobNotFoundError, UnknownQueueError
@@ -12,6 +12,10 @@ from litestar_tasks.queues.base import TaskQueue
 from litestar_tasks.queues.embedded import EmbeddedServer
 from litestar_tasks.queues.memory import MemoryQueue
 from litestar_tasks.queues.task_queues import TaskQueues
+
+if TYPE_CHECKING:
+    from litestar_tasks.queues.postgres import PostgresQueue
+    from litestar_tasks.queues.redis import RedisQueue
 
 __all__ = ("Broker", "QueueMap", "queue_configs")
 
@@ -50,6 +54,7 @@ class Broker:
 
         Raises:
             EmbeddedServerError: There is no server to start, or it does not start.
+            BrokerError: The server cannot keep ``TasksConfig.durability``.
         """
         url = self._config.broker_url
         if self._embedded is not None:
@@ -111,18 +116,40 @@ class Broker:
     def _make(self, config: QueueConfig, url: str) -> TaskQueue:
         registry, namespace = self._config.registry, self._config.namespace
         if url.lower().startswith("memory:"):
-            return MemoryQueue(config.name, namespace=namespace, registry=registry)
-        from litestar_tasks.queues.redis import RedisQueue
-
-        return RedisQueue.from_url(
+            return MemoryQueue(
+                config.name,
+                namespace=namespace,
+                registry=registry,
+                keep_complete=config.keep_complete,
+                keep_failed=config.keep_failed,
+            )
+        return _class_for(url).from_url(
             url,
             label=config.name,
             namespace=namespace,
             registry=registry,
             enqueue_deadline=self._config.enqueue_timeout,
+            durability=self._config.durability,
             lease=self._config.lease,
             renew_every=self._config.lease / 5,
+            keep_complete=config.keep_complete,
+            keep_failed=config.keep_failed,
         )
+
+
+def _class_for(url: str) -> type[RedisQueue] | type[PostgresQueue]:
+    """The class of queue that a URL's server is served by, loaded only where it is used."""
+    if not url.lower().startswith("postgres"):
+        from litestar_tasks.queues.redis import RedisQueue
+
+        return RedisQueue
+    try:
+        from litestar_tasks.queues.postgres import PostgresQueue
+    except ImportError as error:
+        raise ConfigurationError(
+            f"broker_url names Postgres, and its driver cannot be loaded ({error}); install litestar-tasks[postgres]"
+        ) from error
+    return PostgresQueue
 
 
 def queue_configs(config: TasksConfig) -> list[QueueConfig]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from litestar_tasks.exceptions import ConfigurationError
 
@@ -78,7 +78,7 @@ class JobFilter:
     """Before this moment, aware. Defaults to None: no bound."""
     newest_first: bool = True
     """The order of that moment. Defaults to True. Queued jobs are listed in the order in which they will be claimed,
-    or its reverse."""
+    or its reverse; of active ones, those of one worker stand together."""
 
     def __post_init__(self) -> None:
         """Check what would otherwise find nothing."""
@@ -94,6 +94,20 @@ class JobFilter:
     def walks(self) -> bool:
         """Whether records have to be read to tell which jobs are meant."""
         return self.task is not None or self.tag is not None
+
+    def means(self, job: Job) -> bool:
+        """Whether a job that stands there is one of these, as far as its record tells.
+
+        That leaves the moments of ended, scheduled and retrying jobs to the index that they were found in.
+        """
+        if self.task not in (None, job.function) or (self.tag is not None and job.meta.get("tag") != self.tag):
+            return False
+        if self.state in ENDED:
+            return job.status.value == ("failed" if self.state == "quarantined" else self.state)
+        if self.state not in ("queued", "active"):
+            return True
+        moment = datetime.fromtimestamp((job.started if self.state == "active" else job.queued) / 1000, UTC)
+        return (self.since is None or moment >= self.since) and (self.until is None or moment < self.until)
 
     def allows(self, action: BulkAction) -> None:
         """Refuse an action that these jobs' state leaves no room for.
@@ -111,8 +125,8 @@ class JobFilter:
 class Page:
     """Some jobs of a listing.
 
-    A listing by task or tag reads a bounded number of records for each page, so a page may hold few jobs, or none, and
-    still not be the last one.
+    Each page is made of a bounded number of records and bytes, so one of a listing by task or tag, or of huge records,
+    may hold few jobs, or none, and still not be the last one.
     """
 
     jobs: list[Job]
@@ -171,7 +185,7 @@ class Minute:
 class Operations(ABC):
     """What an operator can do with a queue, whatever its broker."""
 
-    capabilities: ClassVar[frozenset[Capability]]
+    capabilities: frozenset[Capability]
     """What this broker can do."""
 
     @abstractmethod
@@ -199,7 +213,9 @@ class Operations(ABC):
     async def bulk(
         self, action: BulkAction, which: JobFilter, *, limit: int = 200, cursor: str | None = None
     ) -> BulkStep:
-        """Take one step of an operation on many jobs: ``while (step := await queue.bulk(…, cursor=…)).cursor``.
+        """Take one step of an operation on many jobs; it is done when the step's ``cursor`` is None.
+
+        Jobs that come to the state while it goes on are not treated twice, so it ends.
 
         Args:
             action: What to do with them.
@@ -249,15 +265,23 @@ class Operations(ABC):
     async def pause(self, *, by: str = "") -> None:
         """Claim nothing more from this queue, in any worker, until ``resume``. Running jobs go on.
 
-        It takes effect at once, and outlives workers and the broker's restart. Enqueueing goes on.
+        It takes effect at once, and outlives workers and the broker's restart. Enqueueing goes on. A queue that is
+        paused already stays as it is, with the one who paused it first.
 
         Args:
             by: Who wants it, for those who ask later. Defaults to "".
+
+        Raises:
+            QueueUnavailableError: The broker did not answer.
         """
 
     @abstractmethod
     async def resume(self) -> None:
-        """Claim again. Without effect on a queue that is not paused."""
+        """Claim again. Without effect on a queue that is not paused.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer.
+        """
 
     @abstractmethod
     async def paused(self) -> Pause | None:
@@ -265,7 +289,11 @@ class Operations(ABC):
 
     @abstractmethod
     async def add_minutes(self, minutes: Sequence[Minute]) -> None:
-        """Add what a worker counted to what is known of these minutes. They are kept for a day."""
+        """Add what a worker counted to what is known of these minutes. They are kept for a day.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer.
+        """
 
     @abstractmethod
     async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
@@ -274,4 +302,8 @@ class Operations(ABC):
         Args:
             since: Aware, rounded down to its minute.
             until: Aware; the minute that it lies in is included.
+
+        Raises:
+            ConfigurationError: One of them has no time zone.
+            QueueUnavailableError: The broker did not answer.
         """

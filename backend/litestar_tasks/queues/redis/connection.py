@@ -8,33 +8,33 @@ claim jobs twice under the same tokens, and a read without a deadline never noti
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 import redis
 import redis.asyncio
 import redis.backoff
 from redis.asyncio.connection import AbstractConnection, Connection, ConnectionPool, SSLConnection
 from redis.asyncio.retry import Retry
+from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 from redis.retry import Retry as SyncRetry
 
+from litestar_tasks.broker_url import RedisURL, redact
 from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.queues.redis.routed import (
+    RoutedConnection,
+    RoutedSSLConnection,
+    SyncRoutedConnection,
+    SyncRoutedSSLConnection,
+)
+from litestar_tasks.queues.redis.routes import ClusterRoute, MisdirectedError, Route, route_to
 
-__all__ = ("Endpoint", "Link", "never_sent", "redact")
+__all__ = ("Endpoint", "Link", "never_sent")
 
-_SCHEMES: Final = {
-    "redis": "redis",
-    "rediss": "rediss",
-    "unix": "unix",
-    "valkey": "redis",
-    "valkeys": "rediss",
-}
 CONNECT_TIMEOUT: Final = 3.0
 """Seconds until a connection that is not established counts as refused."""
 ANSWER_TIMEOUT: Final = 5.0
@@ -56,17 +56,28 @@ _DECIDED_HERE: Final = frozenset(
 
 
 class Endpoint:
-    """A Redis or Valkey server, and how to connect to it.
+    """The Redis or Valkey server of a queue, and how to connect to it.
 
     Args:
         client: A client of that server; only its settings are used, its connections are left alone.
+        queue: The queue's name on the wire, by which a cluster knows the server. Defaults to "": none yet.
 
     Attributes:
-        address: Where the server is, without credentials: ``host:port/db`` or a socket's path.
+        address: Where the server is, without credentials: ``host:port/db`` or a socket's path; in a cluster and behind
+            Sentinel, who knows.
+        clustered: Whether it is one of a cluster, where a queue's keys need a hash tag.
+
+    Raises:
+        ConfigurationError: redis-py's own clients for clusters and for Sentinel are not for this.
     """
 
-    def __init__(self, client: redis.asyncio.Redis) -> None:
-        pool = client.connection_pool
+    def __init__(self, client: redis.asyncio.Redis, *, queue: str = "") -> None:
+        pool: Any = getattr(client, "connection_pool", None)
+        if pool is None or isinstance(pool, SentinelConnectionPool):
+            raise ConfigurationError(
+                f"a client of the class {type(client).__name__} with {type(pool).__name__} can't be asked for where it "
+                "leads; give RedisQueue.from_url a URL with redis+cluster:// or redis+sentinel://"
+            )
         kind: type[AbstractConnection] = pool.connection_class
         given = cast("Mapping[str, Any]", pool.connection_kwargs)
         self._kind = kind
@@ -76,19 +87,26 @@ class Endpoint:
             if name not in _DECIDED_HERE and not name.startswith(("maint", "orig_", "oss_"))
         }
         self._settings["protocol"] = 2
+        route: Route | None = given.get("route")
+        if route is not None:
+            route = self._settings["route"] = route.to(queue)
+        self.clustered = isinstance(route, ClusterRoute)
         if self._settings.get("socket_connect_timeout") is None:
             self._settings["socket_connect_timeout"] = CONNECT_TIMEOUT
         if issubclass(kind, Connection):
             self._settings["socket_keepalive"] = True
             self._settings["socket_keepalive_options"] = _keepalive()
             host, port = given.get("host", "localhost"), given.get("port", 6379)
-            self.address = f"{host}:{port}/{given.get('db') or 0}"
+            self.address = route.address if route else f"{host}:{port}/{given.get('db') or 0}"
         else:
             self.address = f"{given.get('path', '?')}/{given.get('db') or 0}"
 
     @classmethod
     def from_url(cls, url: str, **options: Any) -> Endpoint:
-        """The server that a URL names: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``valkey://``, ``valkeys://``.
+        """The server that a URL names: with ``redis://``, ``rediss://`` (TLS), ``unix://``, ``valkey://``, ``valkeys://``.
+
+        In a cluster, some of whose nodes it names, ``redis+cluster://host:port,host:port``; behind Sentinel
+        ``redis+sentinel://host:port,host:port/service/db``; both also with TLS.
 
         Args:
             url: The URL; user name, password and database are read from it, and redis-py's options from its query.
@@ -97,24 +115,17 @@ class Endpoint:
         Raises:
             ConfigurationError: It can't be one; the message does not show its credentials.
         """
-        scheme, separator, rest = url.partition("://")
-        known = _SCHEMES.get(scheme.lower())
-        if known is None or not separator:
-            raise ConfigurationError(
-                f"broker URL {redact(url)!r} has no scheme that Redis is reached by; use one of "
-                + ", ".join(f"{name}://" for name in _SCHEMES)
-            )
-        parts = urlsplit(f"{known}://{rest}")
-        whole_path = parts.path.strip("/")
-        if parts.fragment or (known != "unix" and whole_path and not whole_path.isdigit()):
-            raise ConfigurationError(
-                f"broker URL {redact(url)!r} can't be read: what follows the host is the number of a database. If the "
-                "password holds '@', '/', '#' or '?', percent-encode them"
-            )
+        parsed = RedisURL.parse(url)
         try:
-            return cls(redis.asyncio.Redis.from_url(f"{known}://{rest}", **options))
+            client = redis.asyncio.Redis.from_url(parsed.plain, **options)
         except (TypeError, ValueError) as error:
-            raise ConfigurationError(f"broker URL {redact(url)!r} can't be read: {error}") from None
+            raise ConfigurationError(f"broker_url {redact(url)!r} cannot be read: {error}") from None
+        pool: Any = client.connection_pool
+        tls = issubclass(pool.connection_class, SSLConnection)
+        if (route := route_to(parsed, pool.connection_kwargs, tls=tls)) is not None:
+            pool.connection_class = RoutedSSLConnection if tls else RoutedConnection
+            pool.connection_kwargs["route"] = route
+        return cls(client)
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.address}>"
@@ -144,7 +155,9 @@ class Endpoint:
             timeout: Seconds until a command counts as lost.
         """
         kind: Any = redis.UnixDomainSocketConnection
-        if issubclass(self._kind, SSLConnection):
+        if issubclass(self._kind, RoutedConnection):
+            kind = SyncRoutedSSLConnection if issubclass(self._kind, SSLConnection) else SyncRoutedConnection
+        elif issubclass(self._kind, SSLConnection):
             kind = redis.SSLConnection
         elif issubclass(self._kind, Connection):
             kind = redis.Connection
@@ -175,6 +188,11 @@ class Link:
         """Whether there is a connection now; the next command makes one."""
         return bool(self._connection.is_connected)
 
+    @property
+    def epoch(self) -> int:
+        """Grows whenever a connection is given up: while it is the same, so is the connection."""
+        return self._epoch
+
     async def call(self, args: Sequence[bytes | str | float], timeout: float = ANSWER_TIMEOUT) -> Any:
         """Send a command and return its answer.
 
@@ -183,23 +201,51 @@ class Link:
             RedisError: No connection, or no answer in time; the connection has been given up. ``never_sent`` tells
                 whether the server can have received the command.
         """
+        return await self._exchange((args,), timeout)
+
+    async def call_all(
+        self, commands: Sequence[Sequence[bytes | str | float]], timeout: float, *, last: float
+    ) -> list[Any]:
+        """Send commands in one write, over one connection, and return their answers in order.
+
+        What the server answers with an error does not keep it from the commands behind; the error stands among the
+        answers.
+
+        Args:
+            commands: The commands.
+            timeout: Seconds for the answers of all but the last one.
+            last: Seconds for that of the last one, from then on.
+
+        Raises:
+            RedisError: As ``call``.
+        """
+        answers: list[Any] = await self._exchange(commands, timeout, last)
+        return answers
+
+    async def _exchange(
+        self, commands: Sequence[Sequence[bytes | str | float]], timeout: float, last: float | None = None
+    ) -> Any:
         connection = self._connection
         sent = False
         read: asyncio.Future[None] | None = None
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(timeout) as limit:
                 async with self._writing:
                     if not connection.is_connected:
                         await connection.connect()
                     epoch = self._epoch
                     before, self._last = self._last, (read := asyncio.get_running_loop().create_future())
                     sent = True
-                    await connection.send_packed_command(_pack(args), check_health=False)
+                    await connection.send_packed_command(b"".join(map(_pack, commands)), check_health=False)
                 if before is not None and not before.done():
                     await asyncio.wait((before,))
                 if epoch != self._epoch:
                     raise RedisConnectionError("the connection was given up while a command was under way")
-                return await connection.read_response()
+                if last is None:
+                    return await connection.read_response()
+                answers = [await self._answer() for _ in commands[1:]]
+                limit.reschedule(asyncio.get_running_loop().time() + last)
+                return [*answers, await self._answer()]
         except ResponseError:
             raise
         except TimeoutError:
@@ -209,7 +255,8 @@ class Link:
             await self._drop()
             # While connecting, redis-py hides what the server said behind an error of its own.
             told = error.__cause__ if isinstance(error.__cause__, RedisError) else error
-            raise _marked(told, sent) from None
+            refused = isinstance(told, MisdirectedError) and last is None
+            raise _marked(told, sent and not refused) from None
         except OSError as error:
             await self._drop()
             raise _marked(RedisConnectionError(str(error)), sent) from error
@@ -220,6 +267,12 @@ class Link:
         finally:
             if read is not None:
                 read.set_result(None)
+
+    async def _answer(self) -> Any:
+        try:
+            return await self._connection.read_response()
+        except ResponseError as error:
+            return error
 
     async def _drop(self) -> None:
         self._epoch += 1
@@ -240,27 +293,17 @@ def never_sent(error: BaseException) -> bool:
     return getattr(error, "litestar_tasks_unsent", False)
 
 
-def redact(url: str) -> str:
-    """A URL without its credentials, however it is spelled."""
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        return re.sub(r"^.*@", "***@", url)
-    rest = re.sub(r"(?i)([?&](?:password|username)=)[^&]*", r"\1***", rest)
-    head, at, tail = rest.rpartition("@")
-    return f"{scheme}://***@{tail}" if at and head else f"{scheme}://{rest}"
-
-
 def _marked(error: RedisError, sent: bool) -> RedisError:
     error.litestar_tasks_unsent = not sent  # type: ignore[attr-defined]  # an error keeps its class and says one thing more
     return error
 
 
 def _pack(args: Sequence[bytes | str | float]) -> bytes:
-    parts = [b"*%d\r\n" % len(args)]
-    for arg in args:
-        data = arg if type(arg) is bytes else str(arg).encode()
-        parts.append(b"$%d\r\n%b\r\n" % (len(data), data))
-    return b"".join(parts)
+    data = [arg if type(arg) is bytes else str(arg).encode() for arg in args]
+    parts: list[int | bytes] = [0] * (2 * len(data))
+    parts[::2] = map(len, data)
+    parts[1::2] = data
+    return (b"*%d\r\n" % len(data)) + (b"$%d\r\n%b\r\n" * len(data)) % tuple(parts)  # one formatting for all
 
 
 def _keepalive() -> dict[int, int]:

@@ -14,14 +14,16 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from saq.job import Status
 
 from litestar_tasks.exceptions import BrokerError
-from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
+from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, WorkerHooks
 from litestar_tasks.queues.redis import records
 from litestar_tasks.queues.redis.cycles import Claims, Cycles, Limits, Operation
 from litestar_tasks.queues.redis.incarnation import Incarnation
 from litestar_tasks.queues.redis.lease import LeaseThread
 from litestar_tasks.queues.redis.lua import LIMIT, Script
 from litestar_tasks.queues.redis.outage import Outage, reason_of
+from litestar_tasks.queues.redis.presence import this_process
 from litestar_tasks.queues.redis.recovery import Recovery
+from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
@@ -36,10 +38,9 @@ logger = logging.getLogger("litestar_tasks.queues")
 
 _REGISTER: Final = Script("register")
 _RELEASE: Final = Script("release")
-_SHORTEST_RECORD: Final = 60
-"""Seconds that every finished job's record is kept, so that an enqueue that is repeated finds that it has run."""
 _CLOSE: Final = 5.0
 _CHECKS: Final = 10
+_BACK: Final = frozenset({Settlement.RETRY, Settlement.SNOOZE, Settlement.HAND_BACK})
 _UNSTARTED: Final = {"started": 0, "worker_id": None}
 
 
@@ -187,13 +188,14 @@ class Consumer:
         self._cycles.add(operation)
 
     def _operation(self, job: ClaimedJob, settlement: Settlement, delay: float, *, vacates: bool) -> Operation:
-        match settlement:
-            case Settlement.RETRY | Settlement.SNOOZE | Settlement.HAND_BACK:
-                document = records.encode(job, status=Status.QUEUED, **_UNSTARTED)
-                number = max(0, int(delay * 1000))
-            case _:
-                document = records.encode(job)
-                number = self._ttl(job, settlement)
+        if settlement in _BACK:
+            if settlement is Settlement.SNOOZE and job.attempts:
+                settlement = Settlement.RETRY  # it is listed among those that have failed before
+            document = records.encode(job, status=Status.QUEUED, **_UNSTARTED)
+            number = max(0, int(delay * 1000))
+        else:
+            document = records.encode(job)
+            number = record_ttl(job, settlement, self._limits.failed_ttl)
         return Operation(
             settlement.value,
             self._layout.job_id(job.key),
@@ -203,16 +205,6 @@ class Consumer:
             vacates=vacates,
             done=self._loop.create_future(),
         )
-
-    def _ttl(self, job: ClaimedJob, settlement: Settlement) -> int:
-        """Seconds for which the record is kept: 0 for ever, negative: not listed."""
-        ttl = int(job.ttl)
-        if settlement is not Settlement.COMPLETE:
-            kept = job.meta.get("failed_ttl", self._limits.failed_ttl)
-            return 0 if ttl == 0 else max(ttl, int(kept), _SHORTEST_RECORD)
-        if ttl < 0:
-            return -_SHORTEST_RECORD
-        return ttl and max(ttl, _SHORTEST_RECORD)
 
     def _hand_back(self, jobs: Iterable[ClaimedJob]) -> None:
         for job in sorted(jobs, key=lambda one: one.token):
@@ -256,11 +248,15 @@ class Consumer:
         self._claims[token] = job
         self._settle(self._operation(job, Settlement.QUARANTINED, 0, vacates=False))
 
-    def fail_lost(self, claims: Claims) -> None:
-        """Settle as failed what was taken from a lost worker and must not run again."""
+    def fail_lost(self, claims: Claims, *, left: bool) -> None:
+        """Settle as failed what was taken from a lost worker, or from one that left it, and must not run again."""
         for job in self._restore(claims):
             if job.meta.get("at_most_once"):
-                job.error = "its worker was lost while it ran, and it must not be started twice"
+                how = "stopped" if left else "lost"
+                job.error = f"its worker was {how} while it ran, and it must not be started twice"
+            elif left:
+                self._hand_back([job])  # one loss would fail it, and this was none
+                continue
             else:
                 losses = job.meta.get("max_losses", self._terms.max_losses)
                 job.error = f"poison: {losses} workers were lost while they ran it, so it may be what ends them"
@@ -306,6 +302,10 @@ class Consumer:
 
     # The lease
 
+    def lease(self) -> LeaseState:
+        """See ``TaskQueue.lease``."""
+        return LeaseState(age=time.monotonic() - self._lease.renewed, renewing=self._lease.is_alive())
+
     @property
     def holder(self) -> Incarnation | None:
         """The current incarnation, if there is one."""
@@ -319,11 +319,17 @@ class Consumer:
         async with self._registering:
             if self._incarnation is not current and self._incarnation is not None:
                 return self._incarnation
-            identity = uuid.uuid4().hex
+            identity, process = uuid.uuid4().hex, this_process()
             number = await _REGISTER.run(
                 link,
                 self._layout.incomplete,
-                (self._layout.prefix, identity, int(self._terms.lease * 1000), self.worker_id),
+                (
+                    self._layout.prefix,
+                    identity,
+                    int(self._terms.lease * 1000),
+                    self.worker_id,
+                    *((process.machine, str(process)) if process else ()),
+                ),
             )
             if current is not None:
                 self._retiring.append(current)
@@ -412,6 +418,8 @@ class Consumer:
         if verb == b"abort":
             token, _, reason = rest.partition(b" ")
             self._abort(int(token), reason)
+        elif verb in (b"pause", b"resume"):
+            self._cycles.pause(verb == b"pause")
 
     def _abort(self, token: int, reason: bytes) -> None:
         job = self._claims.get(token)
@@ -438,7 +446,7 @@ class Consumer:
             await asyncio.wait(self._checks, timeout=1)
         kept = {token for token, job in self._claims.items() if job.key in keep}
         released = await self._release(kept) if sent else False
-        if not kept or not released:
+        if not kept:
             self._lease.stop()
         if not released and len(self._claims) > len(kept):
             logger.error(
@@ -449,21 +457,19 @@ class Consumer:
             )
 
     async def _release(self, kept: set[int]) -> bool:
-        """Hand back what is still held. A lease with claims that stay is renewed until the process ends."""
+        """Hand back what is still held, but for what runs on: its lease is renewed until the process has ended."""
         link = self._endpoint.link()
         try:
-            if kept:
-                for token in sorted(set(self._claims) - kept, reverse=True):
-                    await self._recovery.reclaim(link, token, token)
-                return True
             held = [one for one in (self._incarnation, *self._retiring) if one is not None]
             self._incarnation, self._retiring = None, []
             for incarnation in held:
-                self._lease.remove(incarnation.holder)
+                running = [token for token in kept if incarnation.owns(token)]
+                if not running:
+                    self._lease.remove(incarnation.holder)
                 more = 1
                 while more:
                     _, more = await _RELEASE.run(
-                        link, self._layout.incomplete, (self._layout.prefix, incarnation.number, LIMIT)
+                        link, self._layout.incomplete, (self._layout.prefix, incarnation.number, LIMIT, *running)
                     )
         except (RedisError, OSError) as error:
             self._outage.failed(error)

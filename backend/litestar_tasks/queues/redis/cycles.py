@@ -94,6 +94,8 @@ class _Flight:
     promised: int
     """How many of the wanted jobs are not covered by capacity that the same call frees."""
     after_nap: bool = False
+    said: int = 0
+    """How often a pause or its end had been announced when it was sent."""
 
 
 @dataclass(slots=True)
@@ -156,6 +158,8 @@ class Cycles:
         self._capacity = 0
         self._dry = False
         self._paused = False
+        self._resumed = asyncio.Event()
+        self._said = 0
         self._due_at = math.inf
         self._renew_at = 0.0
         self._nap: asyncio.Task[None] | None = None
@@ -201,6 +205,17 @@ class Cycles:
             if request in self._requests:
                 self._requests.remove(request)
 
+    def pause(self, paused: bool) -> None:
+        """Heed that nothing is to be claimed, or everything again. What the server answers has the last word."""
+        self._said += 1
+        if not paused:
+            self._resumed.set()
+        elif self._nap is not None:
+            # It sleeps on the list that it must not take from now.
+            task = asyncio.create_task(self._rouse(), name=f"rouse-{self._layout.name}")
+            self._tasks.append(task)
+            task.add_done_callback(self._tasks.remove)
+
     def add(self, operation: Operation) -> None:
         """Send an operation with the next call."""
         self._operations.append(operation)
@@ -211,7 +226,7 @@ class Cycles:
         kept: deque[Operation] = deque()
         for operation in self._operations:
             if belongs(operation.token):
-                self._answer(operation, accepted=False)
+                self._settled(operation, False)
             else:
                 kept.append(operation)
         self._operations = kept
@@ -324,7 +339,7 @@ class Cycles:
             grows = any(not request.exact for request in self._requests)
             want = max(0, min(batch, self._room() + (vacated if grows else 0)))
             vacated = vacated if grows else 0
-        flight = _Flight(operations, want, incarnation.take(want), max(0, want - vacated), self._woken)
+        flight = _Flight(operations, want, incarnation.take(want), max(0, want - vacated), self._woken, self._said)
         self._woken = False
         self._flights.append(flight)
         return flight
@@ -358,13 +373,10 @@ class Cycles:
     def _landed(self, incarnation: Incarnation, flight: _Flight, answer: Any) -> None:
         state, now, wait, orphans, refused, lengths, data = answer
         self._flights.remove(flight)
+        if (grower := next((request for request in self._requests if not request.exact), None)) is not None:
+            grower.limit += sum(operation.vacates for operation in flight.operations)
         for number, operation in enumerate(flight.operations, 1):
-            accepted = number not in refused
-            if operation.vacates:
-                grower = next((request for request in self._requests if not request.exact), None)
-                if grower is not None:
-                    grower.limit += 1
-            self._answer(operation, accepted=accepted)
+            self._settled(operation, number not in refused)
         if orphans:
             logger.warning(
                 "queue %r: %d jobs had no document any more; does the server evict keys?", self._layout.name, orphans
@@ -373,8 +385,10 @@ class Cycles:
             self._lost(incarnation)
             return
         if flight.want:
-            self._dry = state in (_EMPTY, _PAUSED)
-            self._paused = state == _PAUSED
+            self._paused = state == _PAUSED and flight.said == self._said  # or else it may be another answer by now
+            self._dry = self._paused or state == _EMPTY
+            if self._paused:
+                self._resumed.clear()
             self._due_at = time.monotonic() + wait / 1000 if wait >= 0 else math.inf
         if lengths:
             self._keep(self._accept(unpack(now, flight.first, lengths, data)))
@@ -384,9 +398,6 @@ class Cycles:
                 _resolve(request.future, [])
             self._requests.clear()
         self._look()
-
-    def _answer(self, operation: Operation, *, accepted: bool) -> None:
-        self._settled(operation, accepted)
 
     async def _failed(self, flight: _Flight | None, error: BaseException | None) -> None:
         if flight is not None:
@@ -409,7 +420,7 @@ class Cycles:
         """A script refused a whole batch for one of its operations: find out which, alone."""
         if len(operations) == 1:
             logger.error("queue %r: %s cannot be written: %s", self._layout.name, operations[0].job_id, error)
-            self._answer(operations[0], accepted=False)
+            self._settled(operations[0], False)
             return
         for operation in operations:
             operation.alone = True
@@ -418,9 +429,10 @@ class Cycles:
     async def _reclaim(self, link: Link) -> None:
         """Hand back what calls claimed whose answers were lost."""
         while self._doubtful:
-            first, last = self._doubtful[0]
+            first, last = span = self._doubtful[0]
             count = await _RECLAIM.run(link, self._layout.incomplete, (self._layout.prefix, first, last))
-            self._doubtful.remove((first, last))
+            if span in self._doubtful:  # the other carrier may have been as quick, or the lease was lost meanwhile
+                self._doubtful.remove(span)
             if count:
                 logger.warning("queue %r: handed back %d jobs of a claim without an answer", self._layout.name, count)
 
@@ -467,7 +479,8 @@ class Cycles:
         """Go on: with a call, or where the queue is known to be empty with a blocking read."""
         if self._dry and self._nap is None and not self._closing and self._requests and self._room() > 0:
             seconds = min(_NAP, max(0.002, self._due_at - time.monotonic()))
-            self._nap = asyncio.create_task(self._sleep(seconds), name=f"nap-{self._layout.name}")
+            sleep = self._sleep_paused(seconds) if self._paused else self._sleep(seconds)
+            self._nap = asyncio.create_task(sleep, name=f"nap-{self._layout.name}")
         else:
             self._kick()
 
@@ -485,9 +498,6 @@ class Cycles:
         """
         link = self._nap_link
         try:
-            if self._paused:
-                await asyncio.sleep(seconds)  # the list may be full, and a read of it would come back at once
-                return
             incarnation = await self._incarnation(link)
             if not self._unblock or not link.connected:
                 self._unblock = str(await link.call(("CLIENT", "ID")))
@@ -498,15 +508,34 @@ class Cycles:
             self._outage.failed(error)
             await self._outage.pause()
         finally:
-            self._nap = None
-            self._dry = False
-            self._woken = True
-            self._kick()
+            self._slept()
+
+    async def _sleep_paused(self, seconds: float) -> None:
+        """Wait for the end of a pause, and take nothing: the list may be full."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._resumed.wait()
+        except TimeoutError:
+            pass
+        finally:
+            self._slept()
+
+    def _slept(self) -> None:
+        self._nap = None
+        self._dry = False
+        self._woken = True
+        self._kick()
 
     async def _wake_up(self) -> None:
-        """End the blocking read without breaking its connection: a read that is given up may still take a job."""
+        """End the sleep."""
         if (nap := self._nap) is None:
             return
+        self._resumed.set()
+        await self._rouse()
+        await asyncio.wait([nap], timeout=_PATIENCE + _NAP)
+
+    async def _rouse(self) -> None:
+        """End the blocking read without breaking its connection: a read that is given up may still take a job."""
         if self._unblock and not self._outage.lasting:
             link = self._endpoint.link()
             try:
@@ -514,7 +543,6 @@ class Cycles:
             except (RedisError, OSError):
                 pass  # it may be forbidden; the read ends by itself
             await link.close()
-        await asyncio.wait([nap], timeout=_PATIENCE + _NAP)
 
 
 def _resolve(future: asyncio.Future[list[ClaimedJob]], jobs: list[ClaimedJob]) -> None:

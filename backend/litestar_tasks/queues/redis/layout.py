@@ -10,6 +10,9 @@
 ``saq:<name>:inbox:<inc>``      list     what a worker was woken for and has not claimed yet
 ``saq:<name>:leases``           zset     ``<inc>:<uuid>`` to the moment (ms) at which the worker counts as lost
 ``saq:<name>:workers``          hash     ``<inc>:<uuid>`` to the worker's id
+``saq:<name>:machines``         hash     ``<inc>:<uuid>`` to the machine it is on, where that is known
+``saq:<name>:machine:<id>``     hash     ``<inc>:<uuid>`` to its process on that machine: see ``presence.py``
+``saq:<name>:left``             set      ``<inc>:<uuid>`` of workers that stopped, and left what they could not end
 ``saq:<name>:incs``             int      the last incarnation number
 ``saq:<name>:graves``           zset     incarnations that are gone, for an hour
 ``saq:<name>:pulse``            string   when somebody last renewed; ``guard`` exists while nobody is recovered
@@ -17,9 +20,15 @@
 ``saq:<name>:losses``           hash     id to the number of workers that were lost with it
 ``saq:<name>:complete``         zset     finished jobs by the moment (ms) of their end; likewise ``failed``,
                                          ``aborted`` and ``quarantined`` (which is also in ``failed``)
-``saq:<name>:paused``           string   exists while nothing is claimed
+``saq:<name>:retrying``         zset     of the jobs that wait until a moment, those that have failed before
+``saq:<name>:paused``           string   who paused the queue and when (JSON); exists while nothing is claimed
+``saq:<name>:m:<minute>``       hash     ``<task>:<counter>`` to a number, for a day: see ``tallies.py``
+``saq:<name>:written``          string   written behind jobs that are to be on disk or on replicas; means nothing
 ``saq:<name>:ctl``              channel  tells workers what to do at once
 ==============================  =======  ===========================================================================
+
+On a cluster the name stands in braces: what is between them alone decides on which node a key is, so that all of a
+queue are on one. SAQ's producers know no such names.
 """
 
 from __future__ import annotations
@@ -32,14 +41,16 @@ class Layout:
 
     Args:
         name: The queue's name on the wire.
+        tagged: Whether it is the hash tag of the keys. Defaults to False.
     """
 
     __slots__ = ("_job_prefix", "incomplete", "name", "prefix", "queued")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, tagged: bool = False) -> None:
         self.name = name
-        self.prefix = f"saq:{name}:"
-        self._job_prefix = f"saq:job:{name}:"
+        shown = f"{{{name}}}" if tagged else name
+        self.prefix = f"saq:{shown}:"
+        self._job_prefix = f"saq:job:{shown}:"
         self.incomplete = f"{self.prefix}incomplete"
         """Routes every script."""
         self.queued = f"{self.prefix}queued"

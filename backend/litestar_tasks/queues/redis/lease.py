@@ -33,6 +33,9 @@ class LeaseThread(threading.Thread):
         lease: Seconds without renewal after which the worker counts as lost.
         every: Seconds between two renewals.
         report: Called in this thread with the holder and the answer of ``renew.lua``.
+
+    Attributes:
+        renewed: When the server answered last, by the monotonic clock.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class LeaseThread(threading.Thread):
         self._cursors: dict[str, str] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
+        self.renewed = time.monotonic()
 
     def add(self, holder: str) -> None:
         """Renew this holder's lease from now on."""
@@ -92,6 +96,7 @@ class LeaseThread(threading.Thread):
             answer = client.execute_command("EVALSHA", _RENEW.digest, 1, *args)
         except NoScriptError:
             answer = client.execute_command("EVAL", _RENEW.source, 1, *args)
+        self.renewed = time.monotonic()
         with self._lock:
             if holder in self._cursors:
                 self._cursors[holder] = answer[2].decode()

@@ -10,10 +10,13 @@ import time
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
+    ClusterCrossSlotError,
+    MovedError,
     NoPermissionError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
 
 __all__ = ("Outage", "reason_of")
@@ -83,6 +86,8 @@ def reason_of(error: BaseException) -> str:
             return "it is loading its data"
         case ReadOnlyError():
             return "it is a read-only replica"
+        case ResponseError() if isinstance(error, (MovedError, ClusterCrossSlotError)) or "non local key" in str(error):
+            return "it is a node of a cluster; write redis+cluster://"
         case OutOfMemoryError():
             return "it is out of memory"
         case RedisError():

@@ -5,27 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from redis.exceptions import AuthenticationError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import AuthenticationError, NoScriptError, ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import ConnectionError as RedisConnectionError
 from saq.job import Job
 
-from litestar_tasks.exceptions import QueueUnavailableError
+from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.job import Submission
 from litestar_tasks.queues.redis import records
 from litestar_tasks.queues.redis.batching import Batcher
 from litestar_tasks.queues.redis.connection import never_sent
+from litestar_tasks.queues.redis.durability import NotDurableError
 from litestar_tasks.queues.redis.lua import LIMIT, Script
 from litestar_tasks.queues.redis.outage import Outage, reason_of
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.redis.connection import Endpoint, Link
+    from litestar_tasks.queues.redis.durability import Guarantee
     from litestar_tasks.queues.redis.layout import Layout
 
-__all__ = ("Producer",)
+__all__ = ("Producer", "max_losses_of")
 
 _ENQUEUE: Final = Script("enqueue")
 _PAUSE: Final = 0.05
+_REMEMBERED: Final = 60.0
+"""Seconds for which a caller who was left in doubt may send the job again: as long as every record is kept."""
+_SHARED: Final = 10
+"""How many calls of the script share one wait for a guarantee, at the most."""
 
 
 @dataclass(slots=True, eq=False)
@@ -37,11 +44,17 @@ class _Entry:
     document: bytes
     moment: int
     max_losses: int
-    mode: Literal["new", "once", "again"]
+    mode: str
     flying: bool = False
     """Whether a round trip that it is part of is under way."""
     sent: bool = False
     """Whether one that failed may have reached the server."""
+
+    def repeat(self) -> None:
+        """Mark the next attempt as one after others, of which one may have been heard."""
+        self.sent = True
+        if self.mode == "new":
+            self.mode = f"again:{self.job.queued}"
 
 
 class Producer:
@@ -53,17 +66,38 @@ class Producer:
         outage: Whether the server answers.
         label: The queue's name, for errors.
         deadline: Seconds until an enqueue that was not answered raises.
+        guarantee: What is asked of the server beyond its answer. Defaults to None: nothing.
     """
 
-    def __init__(self, endpoint: Endpoint, layout: Layout, outage: Outage, *, label: str, deadline: float) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        layout: Layout,
+        outage: Outage,
+        *,
+        label: str,
+        deadline: float,
+        guarantee: Guarantee | None = None,
+    ) -> None:
         self._layout = layout
         self._outage = outage
         self._label = label
         self._deadline = deadline
         link = endpoint.link()  # one, so that what is enqueued first arrives first
-        self._batcher: Batcher[_Entry, Any] = Batcher(self._send, [link, link], LIMIT)
+        self._batcher: Batcher[_Entry, Any]
+        if guarantee is None:
+            self._batcher = Batcher(self._send, [link, link], LIMIT)
+        else:
+            # A connection that waits takes no more commands: those who come meanwhile travel, and wait, together.
+            self._batcher = Batcher(self._send_and_wait, [link], LIMIT * _SHARED)
+        self._guarantee = guarantee
+        self._touch = ("SET", layout.key("written"), 1)
+        self._taught = -1
+        """The epoch of the connection whose server knows the script."""
         self._bulk = endpoint.link()
         self._bulk_lock = asyncio.Lock()
+        self._doubtful: dict[str, tuple[float, Job]] = {}
+        """Jobs of which the caller was told that they may have got in, by id, in the order of the moments."""
 
     async def store(self, job: Job, *, once: bool) -> Submission:
         """See ``TaskQueue.store``."""
@@ -74,10 +108,11 @@ class Producer:
     async def store_many(self, jobs: Sequence[tuple[Job, bool]]) -> list[Submission]:
         """Store jobs in order, each with whether it is to be stored once only.
 
-        While the server stores one part, the next one is being encoded.
+        While the server stores one part, the next one is being encoded. All parts share one wait for a guarantee.
         """
         submissions: list[Submission] = []
         async with self._bulk_lock:
+            epoch = await self._begin_bulk(self._guarantee) if self._guarantee else 0
             flight: asyncio.Task[list[Submission]] | None = None
             try:
                 for start in range(0, len(jobs), LIMIT):
@@ -92,6 +127,8 @@ class Producer:
                 if flight is not None and not flight.done():
                     flight.cancel()
                     await asyncio.gather(flight, return_exceptions=True)
+            if self._guarantee and jobs:
+                await self._confirm_bulk(self._guarantee, epoch, self._layout.job_id(jobs[0][0].key))
         return submissions
 
     async def close(self) -> None:
@@ -100,16 +137,32 @@ class Producer:
         await self._bulk.close()
 
     def _entry(self, job: Job, *, once: bool) -> _Entry:
-        meta = job.meta
-        max_losses = 1 if meta and meta.get("at_most_once") else meta.get("max_losses", 0) if meta else 0
-        return _Entry(
+        job_id = self._layout.job_id(job.key)
+        earlier = self._earlier(job, job_id)
+        if earlier is not None:
+            job.queued = earlier.queued  # by which its record is known
+        entry = _Entry(
             job=job,
-            job_id=self._layout.job_id(job.key),
+            job_id=job_id,
             document=records.encode(job),
             moment=int(job.scheduled * 1000) if job.scheduled > 0 else 0,
-            max_losses=max_losses,
+            max_losses=max_losses_of(job),
             mode="once" if once else "new",
         )
+        if earlier is not None:
+            entry.repeat()
+        return entry
+
+    def _earlier(self, job: Job, job_id: str) -> Job | None:
+        """The same job, if its caller could not be told whether it got in."""
+        if not self._doubtful:
+            return None
+        now = asyncio.get_running_loop().time()
+        while self._doubtful and next(iter(self._doubtful.values()))[0] < now - _REMEMBERED:
+            del self._doubtful[next(iter(self._doubtful))]
+        _, earlier = self._doubtful.pop(job_id, (0.0, None))
+        same = earlier is not None and (earlier.function, earlier.kwargs) == (job.function, job.kwargs)
+        return earlier if same else None
 
     async def _store_part(self, entries: Sequence[_Entry]) -> list[Submission]:
         async def ask(parts: Sequence[_Entry]) -> Any:
@@ -134,6 +187,8 @@ class Producer:
             except TimeoutError:
                 reason = f"no answer within {self._deadline:g} s"
                 raise self._unavailable(entries, reason) from None
+            except (BrokerError, NotDurableError) as error:
+                raise self._unavailable(entries, str(error)) from error
             except RedisError as error:
                 self._outage.failed(error)
                 hopeless = isinstance(error, (ResponseError, AuthenticationError)) and not isinstance(
@@ -144,7 +199,7 @@ class Producer:
                     raise self._unavailable(entries, reason_of(error)) from error
                 for entry in entries:
                     if entry.sent:
-                        entry.mode = "again"
+                        entry.repeat()
                 await asyncio.sleep(pause)
                 pause *= 2
             else:
@@ -152,17 +207,7 @@ class Producer:
                 return answer
 
     async def _send(self, link: Link, entries: Sequence[_Entry]) -> Any:
-        args: list[bytes | str | float] = [self._layout.prefix]
-        for entry in entries:
-            entry.flying = True
-            args += (
-                entry.job_id,
-                entry.document,
-                entry.moment,
-                entry.job.priority,
-                entry.max_losses,
-                entry.mode,
-            )
+        args = self._arguments(entries)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.
             return await _ENQUEUE.run(link, self._layout.incomplete, args, self._deadline / 2)
@@ -174,6 +219,86 @@ class Producer:
             for entry in entries:
                 entry.flying, entry.sent = False, entry.sent or not never_sent(error)
             raise
+
+    def _arguments(self, entries: Sequence[_Entry]) -> list[bytes | str | float]:
+        args: list[bytes | str | float] = [self._layout.prefix]
+        for entry in entries:
+            entry.flying = True
+            args += (
+                entry.job_id,
+                entry.document,
+                entry.moment,
+                entry.job.priority,
+                entry.max_losses,
+                entry.mode,
+            )
+        return args
+
+    async def _send_and_wait(self, link: Link, entries: Sequence[_Entry]) -> Sequence[Any]:
+        """Store jobs and wait for their guarantee, in one round trip.
+
+        Between the two goes a write that changes nothing. The server waits for what this connection wrote, and a job
+        that was there already, such as one that is sent again, was written by another: it would not be waited for.
+        """
+        guarantee = cast("Guarantee", self._guarantee)
+        await guarantee.inspect()
+        parts = [entries[start : start + LIMIT] for start in range(0, len(entries), LIMIT)]
+        # A connection's first call brings the script: to be told that the server lacks it would cost a wait.
+        names = [("EVALSHA", _ENQUEUE.digest) if self._taught == link.epoch else ("EVAL", _ENQUEUE.source)]
+        names += [("EVALSHA", _ENQUEUE.digest)] * (len(parts) - 1)
+        calls = [
+            (*name, 1, self._layout.incomplete, *self._arguments(part)) for name, part in zip(names, parts, strict=True)
+        ]
+        try:
+            *answers, written, waited = await link.call_all(
+                (*calls, self._touch, guarantee.question()), self._deadline / 2, last=self._deadline
+            )
+        except BaseException as error:
+            for entry in entries:
+                entry.flying, entry.sent = False, entry.sent or not never_sent(error)
+            raise
+        refusals = [answer for answer in answers if isinstance(answer, ResponseError)]
+        for part, answer in zip(parts, answers, strict=True):
+            for entry in part:
+                entry.flying, entry.sent = False, entry.sent or not isinstance(answer, ResponseError)
+        self._taught = -1 if refusals else link.epoch
+        if refusals and isinstance(refusals[0], NoScriptError):  # somebody flushed the scripts
+            for entry in entries:
+                if entry.sent:
+                    entry.repeat()
+            return await self._send_and_wait(link, entries)
+        if refusals:
+            raise refusals[0]
+        guarantee.judge(written if isinstance(written, ResponseError) else waited)
+        return [one for answer in answers for one in answer]
+
+    async def _begin_bulk(self, guarantee: Guarantee) -> int:
+        """See that the connection lives, and return its epoch."""
+
+        async def ask(_: Sequence[_Entry]) -> Any:
+            await guarantee.inspect()
+            return await self._bulk.call(("PING",), self._deadline / 2)
+
+        await self._insist((), ask)
+        return self._bulk.epoch
+
+    async def _confirm_bulk(self, guarantee: Guarantee, epoch: int, job_id: str) -> None:
+        """Wait for the guarantee of all that was stored since ``_begin_bulk``.
+
+        Raises:
+            QueueUnavailableError: It was not confirmed, or the connection is another one by now: then the server may be
+                one that came up again without the first jobs.
+        """
+        try:
+            written, waited = await self._bulk.call_all(
+                (self._touch, guarantee.question()), self._deadline / 2, last=self._deadline
+            )
+            if self._bulk.epoch != epoch:
+                raise RedisConnectionError("the connection was lost before the jobs were confirmed")
+            guarantee.judge(written if isinstance(written, ResponseError) else waited)
+        except (RedisError, NotDurableError) as error:
+            reason = reason_of(error) if isinstance(error, RedisError) else str(error)
+            raise QueueUnavailableError(self._label, reason, job_id=job_id, maybe_enqueued=True) from error
 
     def _submission(self, entry: _Entry, answer: bytes | int) -> Submission:
         if isinstance(answer, int):
@@ -190,7 +315,19 @@ class Producer:
         return Submission(entry.job if ours else stored, deduplicated=not ours)
 
     def _unavailable(self, entries: Sequence[_Entry], reason: str) -> QueueUnavailableError:
-        maybe = any(entry.sent or entry.flying for entry in entries)
+        doubtful = [entry for entry in entries if entry.sent or entry.flying]
+        now = asyncio.get_running_loop().time()
+        for entry in doubtful:
+            self._doubtful.pop(entry.job_id, None)
+            self._doubtful[entry.job_id] = now, entry.job
+        maybe = bool(doubtful)
         return QueueUnavailableError(
             self._label, reason, job_id=entries[0].job_id if maybe else None, maybe_enqueued=maybe
         )
+
+
+def max_losses_of(job: Job) -> int:
+    """With the loss of how many workers a job is failed; 0 where the queue decides."""
+    if not (meta := job.meta):
+        return 0
+    return 1 if meta.get("at_most_once") else meta.get("max_losses", 0)

@@ -19,16 +19,21 @@ from saq.utils import now, uuid1
 
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError
 from litestar_tasks.job import JobSpec, JobStatus, Submission, status_of
-from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
+from litestar_tasks.queues.base import FIELDS, ClaimedJob, LeaseState, Settlement, TaskQueue, WorkerHooks
+from litestar_tasks.queues.operated import Operated
+from litestar_tasks.queues.operations import Capability
 from litestar_tasks.queues.redis import records
 from litestar_tasks.queues.redis.batching import Batcher
 from litestar_tasks.queues.redis.connection import Endpoint, Link
 from litestar_tasks.queues.redis.consumer import Consumer, Terms
 from litestar_tasks.queues.redis.cycles import Limits
+from litestar_tasks.queues.redis.durability import guarantee_of
 from litestar_tasks.queues.redis.layout import Layout
 from litestar_tasks.queues.redis.lua import Script
+from litestar_tasks.queues.redis.operations import RedisOperations
 from litestar_tasks.queues.redis.outage import Outage, reason_of
 from litestar_tasks.queues.redis.producer import Producer
+from litestar_tasks.queues.redis.routes import WrongServerError
 from litestar_tasks.queues.redis.waiters import Announcements, Watch
 
 if TYPE_CHECKING:
@@ -48,10 +53,11 @@ _OLDEST_SERVER: Final = (6, 2)
 _FIXED: Final = frozenset({"function", "key", "queue", "status", "worker_id"})
 
 
-class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[reportIncompatibleMethodOverride]  # see TaskQueue.enqueue
+class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[reportIncompatibleMethodOverride]  # see TaskQueue.enqueue
     """A queue on Redis (6.2 or newer) or Valkey.
 
-    Stock SAQ producers can enqueue into it, and stock tools can read it; stock workers must not run on it.
+    Stock SAQ producers can enqueue into it, and stock tools can read it, but in a cluster, where its keys have other
+    names; stock workers must not run on it.
 
     Args:
         redis_client: A client of the server. Only its settings are used: the queue makes connections of its own.
@@ -62,6 +68,7 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
             Defaults to 15.
         renew_every: Seconds between two signs of life; a quarter of ``lease`` at the most. Defaults to 3.
         enqueue_deadline: Seconds until an enqueue that is not answered raises. Defaults to 2.
+        durability: What an enqueue waits for, as ``TasksConfig.durability``. Defaults to "process".
         max_losses: With the loss of so many workers a job is failed. A job's ``meta["max_losses"]`` wins over it, and
             ``meta["at_most_once"]`` means 1. Defaults to 3.
         keep_complete: Records of complete jobs that are kept at the most. Defaults to 10,000.
@@ -69,8 +76,12 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
         failed_ttl: Seconds for which those are kept at least; a job's ``meta["failed_ttl"]`` wins. Defaults to 7 days.
 
     Raises:
-        ConfigurationError: A name that would break the keys, or a lease that cannot be kept.
+        ConfigurationError: A name that would break the keys, a lease that cannot be kept, or no such durability.
     """
+
+    capabilities: frozenset[Capability] = frozenset(
+        {"shared", "leases", "priorities", "pause", "listing", "bulk", "metrics", "stock_producers"}
+    )
 
     def __init__(
         self,
@@ -82,6 +93,7 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
         lease: float = 15.0,
         renew_every: float = 3.0,
         enqueue_deadline: float = 2.0,
+        durability: str = "process",
         max_losses: int = 3,
         keep_complete: int = 10_000,
         keep_failed: int = 100_000,
@@ -100,23 +112,36 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
                 f"queue {label!r}: a lease of {lease:g} s can't be kept by renewing it every {renew_every:g} s; renew "
                 "at least four times as often"
             )
-        self._endpoint = Endpoint(redis_client)
-        super(TaskQueue, self).__init__(
-            redis=self._endpoint.client(), name=f"{namespace}.{label}" if namespace else label
-        )
+        name = f"{namespace}.{label}" if namespace else label
+        self._endpoint = Endpoint(redis_client, queue=name)
+        self._layout = Layout(name, tagged=self._endpoint.clustered)  # SAQ asks for names of keys while it is made
+        super(TaskQueue, self).__init__(redis=self._endpoint.client(), name=name)
+        if self._endpoint.clustered:
+            self.capabilities = self.capabilities - {"stock_producers"}
         self.label = label
         self.registry = cast("Registry", registry)
-        self._layout = Layout(self.name)
         self._outage = Outage(self.name, self._endpoint.address)
         self._terms = Terms(lease=lease, renew_every=renew_every, max_losses=max_losses)
         self._limits = Limits(complete=keep_complete, others=keep_failed, failed_ttl=failed_ttl)
-        self._producer = Producer(self._endpoint, self._layout, self._outage, label=label, deadline=enqueue_deadline)
+        self._guarantee = guarantee_of(
+            durability, self.redis, queue=label, address=self._endpoint.address, deadline=enqueue_deadline
+        )
+        self._producer = Producer(
+            self._endpoint,
+            self._layout,
+            self._outage,
+            label=label,
+            deadline=enqueue_deadline,
+            guarantee=self._guarantee,
+        )
         reading = self._endpoint.link()
         self._reader: Batcher[str, bytes | None] = Batcher(_read_documents, [reading, reading], _PAGE)
         self._commands: Batcher[tuple[Script, tuple[bytes | str | float, ...]], Any] = Batcher(
             self._run_scripts, [self._endpoint.link()], 1
         )
         self._announcements = Announcements(self._endpoint, self._outage)
+        self._operator = RedisOperations(self, label, self._endpoint, self._layout, self._limits)
+        self._operations = self._operator
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 
@@ -125,7 +150,9 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
         """A queue on the server that a URL names.
 
         Args:
-            url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``valkey://`` or ``valkeys://``.
+            url: ``redis://``, ``rediss://`` (TLS), ``unix://``, ``valkey://`` or ``valkeys://``; in a cluster
+                ``redis+cluster://host:port,host:port``, with some of its nodes; behind Sentinel
+                ``redis+sentinel://host:port,host:port/service/db``.
             options: As for the class.
 
         Raises:
@@ -135,6 +162,27 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r} at {self._endpoint.address}>"
+
+    async def connect(self) -> None:
+        """Begin to be used. A server that is away is no hindrance; it is looked at when it is first needed.
+
+        Raises:
+            BrokerError: The server cannot keep the durability that is asked for.
+        """
+        await super().connect()
+        await self._inspect_guarantee()
+
+    def job_id(self, job_key: str) -> str:
+        """The id of a job, which is the name of its record."""
+        return self._layout.job_id(job_key)
+
+    def job_key_from_id(self, job_id: str) -> str:
+        """The key within an id."""
+        return self._layout.job_key(job_id)
+
+    def namespace(self, key: str) -> str:
+        """The whole name of one of the queue's keys."""
+        return self._layout.key(key)
 
     # The producer's side
 
@@ -227,9 +275,10 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
 
     async def cancel(self, key: str, reason: str) -> bool:
         """See ``TaskQueue.cancel``. The effort does not grow with the queue."""
-        arguments = (self.job_id(key), records.to_json(reason), self._limits.failed_ttl, self._limits.others)
+        arguments = (records.to_json(reason), self._limits.failed_ttl, self._limits.others, self.job_id(key), "")
         with self._answering():
-            return bool(await self._commands.ask((_ABORT, arguments)))
+            (answer,) = await self._commands.ask((_ABORT, arguments))
+        return bool(answer)
 
     async def update(self, job: Job, **kwargs: Any) -> None:
         """Change fields of a job that has not ended; never its state.
@@ -238,7 +287,7 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
         that are given.
         """
         job.touched = now()
-        fields = {name: value for name, value in kwargs.items() if name in job.__dict__ and name not in _FIXED}
+        fields = {name: value for name, value in kwargs.items() if name in FIELDS and name not in _FIXED}
         for name, value in fields.items():
             setattr(job, name, value)
         if self._consumer is not None and self._consumer.holds(job):
@@ -355,7 +404,7 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
         """See ``TaskQueue.open``. A server that is away is waited for.
 
         Raises:
-            BrokerError: The server is too old, or refuses this user.
+            BrokerError: The server is too old, refuses this user, or cannot keep the durability that is asked for.
             RuntimeError: The queue is open already.
         """
         if self._consumer is not None:
@@ -394,6 +443,10 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
             return False  # closed meanwhile: the job was handed back
         return await self._consumer.settle(job, settlement, delay, vacates=vacates)
 
+    def lease(self) -> LeaseState | None:
+        """See ``TaskQueue.lease``."""
+        return self._consumer.lease() if self._consumer is not None else None
+
     async def close(self, *, keep: Collection[str] = ()) -> None:
         """See ``TaskQueue.close``."""
         if self._consumer is not None:
@@ -407,6 +460,7 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
         await self._producer.close()
         await self._reader.close()
         await self._commands.close()
+        await self._operator.close()
         await self.redis.connection_pool.disconnect()
 
     # SAQ's way of working, for code that was written for it
@@ -445,9 +499,9 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
         if self._consumer is not None and self._consumer.holds(job):
             await self.settle(cast("ClaimedJob", job), Settlement.RETRY, delay=job.next_retry_delay())
             return
-        job.attempts, job.result, job.scheduled, job.queued = 0, None, 0, now()
-        if (await self.store(job)).deduplicated:
+        if not await self.rerun(job.key):
             raise ValueError(f"job {job.id!r} has not ended; only a job that has ended can be run again")
+        job.attempts, job.result, job.scheduled, job.queued = 0, None, 0, now()
 
     def serialize(self, job: Job) -> bytes:
         """The document of a job."""
@@ -502,13 +556,26 @@ class RedisQueue(TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[repo
     ) -> list[Any]:
         return [await script.run(link, self._layout.incomplete, (self._layout.prefix, *args)) for script, args in calls]
 
+    async def _inspect_guarantee(self) -> None:
+        """Refuse a server that cannot keep the durability that is asked for."""
+        if self._guarantee is not None:
+            try:
+                await self._guarantee.inspect()
+            except RedisError:
+                return  # said by whoever needs it first
+
     async def _inspect_server(self) -> None:
         """Refuse a server that is too old, and say when one is set up to lose jobs."""
+        await self._inspect_guarantee()
         try:
             client: Any = self.redis
             info: dict[str, Any] = await client.info()
+        except WrongServerError as error:
+            raise BrokerError(f"Redis at {self._endpoint.address}: {error}") from error
         except RedisError:
             return  # said by whoever needs it first
+        if info.get("cluster_enabled") and not self._endpoint.clustered:
+            raise BrokerError(f"Redis at {self._endpoint.address} is a node of a cluster; write redis+cluster://")
         version = tuple(int(part) for part in str(info.get("redis_version", "")).split(".")[:2] if part.isdigit())
         if version and version < _OLDEST_SERVER:
             raise BrokerError(

@@ -12,17 +12,15 @@ from saq.job import Job, Status
 if TYPE_CHECKING:
     from saq.queue.base import Queue
 
-__all__ = ("UndecodableError", "decode", "encode", "restore")
+__all__ = ("UndecodableError", "decode", "encode", "restore", "to_json")
 
 JobT = TypeVar("JobT", bound=Job)
 
+# What a document leaves out. The default of a field that it always has equals no value.
 _DEFAULTS: Final[dict[str, Any]] = {
-    field.name: field.default for field in dataclasses.fields(Job) if field.default is not dataclasses.MISSING
+    **{field.name: field.default for field in dataclasses.fields(Job)},
+    "meta": {},
 }
-# Those that are written whenever they differ from their default; the others have a rule of their own.
-_PLAIN: Final = tuple(
-    (name, default) for name, default in _DEFAULTS.items() if name not in {"kwargs", "queue", "result", "status"}
-)
 _STATUSES: Final = {status.value: status for status in Status}
 _NUMBER: Final = (int, float)
 _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
@@ -59,22 +57,15 @@ def encode(job: Job, **changed: Any) -> bytes:
         changed: Fields to be written with another value than the job's.
     """
     fields = {**job.__dict__, **changed} if changed else job.__dict__
-    record: dict[str, Any] = {"function": fields["function"]}
-    if (kwargs := fields["kwargs"]) is not None:
-        record["kwargs"] = kwargs
-    if (queue := fields["queue"]) is not None:
+    default_of = _DEFAULTS.get
+    record = {
+        name: value
+        for name, value in fields.items()
+        # What is no field of SAQ's is its own default.
+        if (default := default_of(name, value)) is not value and default != value
+    }
+    if (queue := record.get("queue")) is not None:
         record["queue"] = queue.name
-    record["key"] = fields["key"]
-    for name, default in _PLAIN:
-        value = fields[name]
-        if value is not default and value != default:
-            record[name] = value
-    if (result := fields["result"]) is not None:
-        record["result"] = result
-    if (status := fields["status"]) is not Status.NEW:
-        record["status"] = status
-    if meta := fields["meta"]:
-        record["meta"] = meta
     return to_json(record)
 
 
@@ -140,14 +131,12 @@ def restore(kind: type[JobT], queue: Queue, data: bytes | dict[str, Any], *, key
     status = _STATUSES.get(fields.get("status", "new"))
     if status is None:
         raise UndecodableError(f"the document has an unknown status {fields['status']!r}")
-    job = kind.__new__(kind)
-    attributes = job.__dict__
-    attributes.update(_DEFAULTS)
-    attributes.update(fields)
-    attributes["queue"] = queue
-    attributes["status"] = status
+    fields["queue"] = queue
+    fields["status"] = status
     if "meta" not in fields:
-        attributes["meta"] = {}
+        fields["meta"] = {}
+    job = kind.__new__(kind)
+    job.__dict__ = fields  # what a document leaves out, the class has
     return job
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
@@ -13,6 +14,7 @@ from litestar_tasks.queues.redis import records
 from litestar_tasks.queues.redis.cycles import unpack
 from litestar_tasks.queues.redis.incarnation import TOKENS, Incarnation
 from litestar_tasks.queues.redis.lua import LIMIT, Script
+from litestar_tasks.queues.redis.presence import Process, this_process
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import ClaimedJob
@@ -32,10 +34,16 @@ _ADOPT: Final = Script("adopt")
 _REFENCE: Final = Script("refence")
 _AUDIT: Final = 1000
 """Claims that are compared at the most."""
+_LOOK: Final = 1.0
+"""Seconds between two looks at the processes of this machine."""
 
 
 class Recovery:
     """Looks for lost workers, as every worker does; the first to look finds them.
+
+    A worker is lost when its lease has lapsed, or, to those who share its machine, when its process has ended. Those
+    look twice, and leave a lease alone that was renewed in between: what a process sent last can arrive after its end,
+    and two machines that go back to one snapshot of a running one cannot be told apart.
 
     Args:
         consumer: The worker's hold, under whose incarnation jobs are failed that were lost too often.
@@ -63,6 +71,8 @@ class Recovery:
         self._limits = limits
         self._link = endpoint.link()
         self._lock = asyncio.Lock()
+        self._here = this_process()
+        self._ended: dict[bytes, int] = {}
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -90,36 +100,71 @@ class Recovery:
         return int(await _RECLAIM.run(link, self._layout.incomplete, (self._layout.prefix, first, last)))
 
     async def _recover(self) -> tuple[int, float]:
-        taken = 0
-        while (incarnation := self._consumer.holder) is not None:
-            first = incarnation.take(LIMIT)
-            count, more, wait, lost, lengths, data = await _RECOVER.run(
-                self._link,
-                self._layout.incomplete,
-                (
-                    self._layout.prefix,
-                    incarnation.holder,
-                    first,
-                    int(self._terms.lease * 1000),
-                    LIMIT,
-                    self._terms.max_losses,
-                    self._limits.failed_ttl,
-                    self._limits.others,
-                ),
-            )
+        taken, more, wait = 0, True, self._terms.lease / 3
+        while more:
+            count, more, wait = await self._take()
             taken += count
-            if count:
-                logger.warning(
-                    "queue %r: worker %s was lost; its %d jobs wait at the head again",
-                    self._layout.name,
-                    lost.decode(),
-                    count,
-                )
-            if lengths:
-                self._consumer.fail_lost(unpack(0, first, lengths, data))
-            if not more:
-                return taken, wait / 1000
-        return taken, self._terms.lease / 3
+        return taken, wait
+
+    async def _take(self, *ended: bytes | int) -> tuple[int, bool, float]:
+        """Take jobs of one lost worker: of a certain one, or of whose lease has lapsed.
+
+        Args:
+            ended: Its name among the leases, and the moment at which its lease would lapse.
+
+        Returns:
+            How many, whether there may be more, and in how many seconds it is worth looking again.
+        """
+        if (incarnation := self._consumer.holder) is None:
+            return 0, False, self._terms.lease / 3
+        first = incarnation.take(LIMIT)
+        count, more, wait, lost, lengths, data, left = await _RECOVER.run(
+            self._link,
+            self._layout.incomplete,
+            (
+                self._layout.prefix,
+                incarnation.holder,
+                first,
+                int(self._terms.lease * 1000),
+                LIMIT,
+                self._terms.max_losses,
+                self._limits.failed_ttl,
+                self._limits.others,
+                *ended,
+            ),
+        )
+        if count:
+            logger.log(
+                logging.INFO if left else logging.WARNING,
+                "queue %r: worker %s %s; its %d jobs wait at the head again",
+                self._layout.name,
+                lost.decode(),
+                "has ended" if left else "was lost",
+                count,
+            )
+        if lengths:
+            self._consumer.fail_lost(unpack(0, first, lengths, data), left=bool(left))
+        return count, bool(more), wait / 1000
+
+    async def _look(self, here: Process) -> None:
+        """Take what workers of this machine left whose processes have ended."""
+        answer = await self._link.call(("HGETALL", self._layout.key(f"machine:{here.machine}")))
+        ended: list[bytes] = []
+        for holder, text in zip(answer[::2], answer[1::2], strict=True):
+            process = Process.parse(here.machine, text.decode("ascii", "replace"))
+            if process is not None and process.has_ended():
+                ended.append(holder)
+        seen, self._ended = self._ended, {}
+        if not ended:
+            return
+        moments = await self._link.call(("ZMSCORE", self._layout.key("leases"), *ended))
+        for holder, moment in zip(ended, (int(one or 0) for one in moments), strict=True):
+            if seen.get(holder) != moment:
+                self._ended[holder] = moment
+                continue
+            more = True
+            while more:
+                _, more, _ = await self._take(holder, moment)
 
     async def audit(self) -> None:
         """Compare the claims that the server knows with those that are known here.
@@ -165,20 +210,35 @@ class Recovery:
             logger.warning("queue %r: took over %d jobs that stock workers left", self._layout.name, count)
 
     async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._repeat(self._search))
+            if self._here is not None:
+                tasks.create_task(self._repeat(self._watch))
+
+    async def _repeat(self, step: Callable[[], Awaitable[float]]) -> None:
         pause = 0.0
         while True:
             await asyncio.sleep(pause)
             try:
-                _, wait = await self.recover()
-                async with self._lock:
-                    await self.audit()
-                    await self._adopt()
+                pause = await step()
             except (RedisError, OSError) as error:
                 self._outage.failed(error)
-                wait = 1.0
+                pause = 1.0
             except Exception:
                 logger.exception("queue %r: an unforeseen error while looking for lost workers", self._layout.name)
-                wait = self._terms.lease / 3
-            # Not all at once, and soon after the moment at which a lease would lapse.
-            latest = self._terms.lease / 3
-            pause = min(latest * random.uniform(0.8, 1.0), wait + 0.05 + random.uniform(0, latest / 10))  # noqa: S311
+                pause = self._terms.lease / 3
+
+    async def _watch(self) -> float:
+        if self._here is not None:
+            async with self._lock:
+                await self._look(self._here)
+        return _LOOK * random.uniform(0.9, 1.1)  # noqa: S311  # no secret
+
+    async def _search(self) -> float:
+        async with self._lock:
+            _, wait = await self._recover()
+            await self.audit()
+            await self._adopt()
+        # Not all at once, and soon after the moment at which a lease would lapse.
+        latest, chance = self._terms.lease / 3, random.random()  # noqa: S311  # no secret
+        return min(latest * (0.8 + 0.2 * chance), wait + 0.05 + latest / 10 * chance)

@@ -1,17 +1,32 @@
--- End a job: one that waits at once, one that runs by asking its worker. The same effort however long the queue is: the
--- id of a waiting job stays in its list, without a state, and is skipped when its turn comes.
+-- End jobs: those that wait at once, those that run by asking their worker. The same effort however long the queue is:
+-- the id of a waiting job stays in its list, without a state, and is skipped when its turn comes.
 --
--- ARGV: prefix, id, reason (as JSON), ttl (s) of the record, records kept.
--- Answer: 0 it has ended or never was, 1 aborted, 2 its worker was asked.
+-- ARGV: prefix, reason (as JSON), ttl (s) of the records, records kept, then for each job: id, and the state that it is
+--   to be in ('' for any).
+-- Answer: for each job 0 it has ended, never was or is in another state, 1 aborted, 2 its worker was asked.
 
-local id, reason, ttl, keep = ARGV[2], ARGV[3], tonumber(ARGV[4]), tonumber(ARGV[5])
-if not (id and reason and ttl and keep) or id == '' or reason == '' then return reject('abort: wrong arguments') end
-local state = tonumber(call('ZSCORE', incomplete, id) or nil)
-if not state then return 0 end
-if state < 0 then
-  call('HSET', prefix .. 'aborts', id, reason)
-  call('PUBLISH', prefix .. 'ctl', 'abort ' .. integer(-state) .. ' ' .. reason)
-  return 2
+local STRIDE, HEADER = 2, 4
+local reason, ttl, keep, count = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), (#ARGV - HEADER) / STRIDE
+if not (reason and ttl and keep) or reason == '' or count < 1 or count > LIMIT or count ~= math.floor(count) then
+  return reject('abort: wrong arguments')
 end
-abort_all({id}, {reason}, now_ms(), ttl, keep)
-return 1
+for k = 1, count do
+  if ARGV[HEADER + STRIDE * k - 1] == '' then return reject('abort: wrong arguments') end
+end
+local answer, ended, reasons, now = {}, {}, {}, now_ms()
+for k = 1, count do
+  local id, expected = ARGV[HEADER + STRIDE * k - 1], ARGV[HEADER + STRIDE * k]
+  local state = call('ZSCORE', incomplete, id)
+  if not state or expected ~= '' and expected ~= state then
+    answer[k] = 0
+  elseif tonumber(state) < 0 then
+    call('HSET', prefix .. 'aborts', id, reason)
+    call('PUBLISH', prefix .. 'ctl', 'abort ' .. integer(-tonumber(state)) .. ' ' .. reason)
+    answer[k] = 2
+  else
+    ended[#ended + 1], reasons[#reasons + 1] = id, reason
+    answer[k] = 1
+  end
+end
+abort_all(ended, reasons, now, ttl, keep)
+return answer

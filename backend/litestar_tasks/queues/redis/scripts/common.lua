@@ -1,7 +1,7 @@
 -- What every script shares; it is put in front of each of them.
 --
--- KEYS[1] is the queue's `incomplete` set and routes the script; ARGV[1] is the prefix of all its other keys. They
--- share one hash tag wherever the queue's name has one, so a cluster finds them in one slot.
+-- KEYS[1] is the queue's `incomplete` set and routes the script; ARGV[1] is the prefix of all its other keys. On a
+-- cluster they share one hash tag, the queue's name in braces, and so one slot.
 --
 -- `incomplete` maps a job's id to its state, in one number:
 --   0 queued | >= 1 waits until that moment (seconds) | -token held by the worker that chose the token | absent: settled.
@@ -12,6 +12,10 @@
 local call = redis.call
 local incomplete, prefix = KEYS[1], ARGV[1]
 local queued = prefix .. 'queued'
+
+-- While a cluster moves the slot to another node, some of its keys are here and some are there; a script that came upon
+-- one of the latter would break off with half of its writes done. A key that is nowhere is refused just then, too.
+if string.byte(prefix, 5) == 123 then call('EXISTS', prefix .. 'nowhere') end
 
 -- More than the 200 of one call would block the server for everybody.
 local LIMIT = 200
@@ -54,6 +58,28 @@ local function forget(name, ids)
   if #ids > 0 and call('EXISTS', key) == 1 then call('HDEL', key, unpack(ids)) end
 end
 
+-- These do not wait for another attempt any more. Most jobs never do, and then there is no such set.
+local function leave_retrying(ids)
+  local key = prefix .. 'retrying'
+  if #ids > 0 and call('EXISTS', key) == 1 then call('ZREM', key, unpack(ids)) end
+end
+
+-- Take ids out of the sets of ended jobs.
+local function leave_ended(ids)
+  if #ids == 0 then return end
+  for _, status in ipairs({'complete', 'failed', 'aborted', 'quarantined'}) do
+    if call('EXISTS', prefix .. status) == 1 then call('ZREM', prefix .. status, unpack(ids)) end
+  end
+end
+
+-- Drop entries of a set that stand for nothing any more. What is quarantined has failed, and is in both sets.
+local function drop(name, ids)
+  if #ids == 0 then return end
+  call('ZREM', prefix .. name, unpack(ids))
+  if name == 'failed' then call('ZREM', prefix .. 'quarantined', unpack(ids)) end
+  if name == 'quarantined' then call('ZREM', prefix .. 'failed', unpack(ids)) end
+end
+
 -- Wake a sleeping worker for work that is not in the list it sleeps on. The bell is an id without a state, which
 -- every claim skips; where the list holds anything, nobody sleeps.
 local function ring()
@@ -87,6 +113,20 @@ local function push(command, ids)
     end
   end
   if not lanes['0'] then ring() end
+end
+
+-- Jobs that are due join the tails of their lanes.
+local function move_due(now)
+  local due = call('ZRANGEBYSCORE', incomplete, 1, string.format('%.3f', now / 1000), 'LIMIT', 0, LIMIT)
+  if #due == 0 then return end
+  local entries = {}
+  for k = 1, #due do
+    entries[2 * k - 1] = 0
+    entries[2 * k] = due[k]
+  end
+  call('ZADD', incomplete, unpack(entries))
+  leave_retrying(due)
+  push('RPUSH', due)
 end
 
 -- Make jobs wait for a worker again, at the head. `ids` come newest first, so that the oldest ends up in front.
@@ -144,6 +184,7 @@ end
 local function abort_all(ids, reasons, now, ttl, keep)
   if #ids == 0 then return end
   call('ZREM', incomplete, unpack(ids))
+  leave_retrying(ids)
   local kept = {}
   for k = 1, #ids do
     if mark(ids[k], aborted_fields(now, reasons[k])) then
@@ -170,9 +211,19 @@ local function return_inbox(inc)
   while call('LMOVE', inbox, queued, 'RIGHT', 'LEFT') do end
 end
 
+-- Forget which process held a lease.
+local function forget_process(holder)
+  local machine = call('HGET', prefix .. 'machines', holder)
+  if not machine then return end
+  call('HDEL', prefix .. 'machine:' .. machine, holder)
+  call('HDEL', prefix .. 'machines', holder)
+end
+
 -- Forget a lease without claims. Its inbox is looked into for another hour.
 local function bury(inc, holder, now)
   return_inbox(inc)
+  forget_process(holder)
+  call('SREM', prefix .. 'left', holder)
   call('ZREM', prefix .. 'leases', holder)
   call('HDEL', prefix .. 'workers', holder)
   call('ZADD', prefix .. 'graves', now, inc)

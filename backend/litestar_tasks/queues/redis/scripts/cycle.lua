@@ -33,14 +33,14 @@ end
 -- make room, while enqueueing is refused.
 call('UNLINK', prefix .. 'inbox:')
 local now = now_ms()
-local refused = {}
+local refused, bell = {}, false
 
 if count > 0 then
   local states = call('ZMSCORE', incomplete, unpack(ids))
   local aborts = exceptions('aborts', ids)
   local ended, by_status = {}, {complete = {}, failed = {}, aborted = {}, quarantined = {}}
-  local head, tail, entries = {}, {}, {}
-  local bell, settled = false, {}
+  local head, tail, entries, again = {}, {}, {}, {}
+  local settled = {}
   for k = 1, count do
     local at, id = HEADER + 1 + (k - 1) * STRIDE, ids[k]
     local kind, document, number = ARGV[at], ARGV[at + 3], tonumber(ARGV[at + 4])
@@ -75,6 +75,10 @@ if count > 0 then
       else
         if number > 0 then
           entries[#entries + 1] = due_score(now + number)
+          if kind == 'retry' then
+            again[#again + 1] = entries[#entries]
+            again[#again + 1] = id
+          end
           if number < SLEEP then bell = true end
         else
           entries[#entries + 1] = 0
@@ -88,12 +92,13 @@ if count > 0 then
   if #ended > 0 then
     call('ZREM', incomplete, unpack(ended))
     for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ended) end
+    for _, id in ipairs(by_status.quarantined) do call('ZADD', prefix .. 'quarantined', now, id) end
     index('complete', by_status.complete, now, keep)
     index('failed', by_status.failed, now, keep_failed)
     index('aborted', by_status.aborted, now, keep_failed)
-    for _, id in ipairs(by_status.quarantined) do call('ZADD', prefix .. 'quarantined', now, id) end
   end
   if #entries > 0 then call('ZADD', incomplete, unpack(entries)) end
+  if #again > 0 then call('ZADD', prefix .. 'retrying', unpack(again)) end
   push('RPUSH', tail)
   if #head > 0 then
     local newest_first = {}
@@ -111,16 +116,7 @@ if lease > 0 then call('ZADD', prefix .. 'leases', now + lease, me) end
 if want == 0 then return {0, now, -1, 0, refused, '', ''} end
 if call('EXISTS', prefix .. 'paused') == 1 then return {2, now, -1, 0, refused, '', ''} end
 
-local due = call('ZRANGEBYSCORE', incomplete, 1, string.format('%.3f', now / 1000), 'LIMIT', 0, LIMIT)
-if #due > 0 then
-  local entries = {}
-  for k = 1, #due do
-    entries[2 * k - 1] = 0
-    entries[2 * k] = due[k]
-  end
-  call('ZADD', incomplete, unpack(entries))
-  push('RPUSH', due)
-end
+move_due(now)
 
 local claimed, seen, popped = {}, {}, 0
 -- Take from one lane what is still queued; ids of jobs that were aborted or taken otherwise, and bells, are skipped.
@@ -153,7 +149,8 @@ for _, lane in ipairs(lanes) do
   if take(queued .. ':' .. lane) then call('ZREM', prefix .. 'lanes', lane) end
 end
 if not middle then take(queued) end
-if #lanes > 0 and call('EXISTS', prefix .. 'lanes') == 1 then ring() end
+-- The bell of a settle above may have been taken from the list just now.
+if bell or #lanes > 0 and call('EXISTS', prefix .. 'lanes') == 1 then ring() end
 
 local wait = -1
 if #claimed < want then

@@ -1,8 +1,9 @@
 -- Store new jobs, in order.
 --
 -- ARGV: prefix, then for each job: id, document, moment (ms; 0 or past: now), priority, max_losses (0: the queue's), mode.
--- Mode 'new' refuses the id of a job that is not finished; 'once' and 'again' also one whose record is still there.
--- ('again' is a job that may have been stored by an earlier call, and may have run since.)
+-- Mode 'new' refuses the id of a job that is not finished; 'once' also one whose record is still there. 'again:<ms>' is
+-- a job of that moment that may have been stored by an earlier call, and may have run since: it refuses its own record,
+-- and not that of an earlier job of the same id.
 -- Answer: for each job 1, or the document that stands in its way ('' where there is none).
 
 local STRIDE = 6
@@ -14,8 +15,14 @@ for k = 1, count do
   local id, moment, priority, losses, mode = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), ARGV[at + 5]
   if id == '' or not moment or not losses or losses < 0 then return reject('enqueue: job ' .. k .. ' is malformed') end
   if not priority or priority ~= math.floor(priority) then return reject('enqueue: job ' .. k .. ' has no whole priority') end
-  if mode ~= 'new' and mode ~= 'once' and mode ~= 'again' then return reject('enqueue: job ' .. k .. ' has no mode') end
+  if mode ~= 'new' and mode ~= 'once' and not string.match(mode or '', '^again:%d+$') then return reject('enqueue: job ' .. k .. ' has no mode') end
   ids[k] = id
+end
+
+-- Whether the record of a finished job stands in the way of a job of its id.
+local function stands(id, mode)
+  if mode == 'new' or mode == 'once' then return mode == 'once' end
+  return string.find(call('GET', id), '"queued":' .. string.sub(mode, 7), 1, true) ~= nil
 end
 
 local states = call('ZMSCORE', incomplete, unpack(ids))
@@ -26,7 +33,7 @@ local bell = false
 for k = 1, count do
   local at, id = 2 + (k - 1) * STRIDE, ids[k]
   local exists = some_exist and call('EXISTS', id) == 1
-  if states[k] or seen[id] or (exists and ARGV[at + 5] ~= 'new') then
+  if states[k] or seen[id] or (exists and stands(id, ARGV[at + 5])) then
     answer[k] = false
   else
     seen[id], answer[k] = true, 1
@@ -52,11 +59,7 @@ if #documents > 0 then
   push('RPUSH', ready)
   if bell then ring() end
 end
-if #reborn > 0 then
-  for _, status in ipairs({'complete', 'failed', 'aborted', 'quarantined'}) do
-    if call('EXISTS', prefix .. status) == 1 then call('ZREM', prefix .. status, unpack(reborn)) end
-  end
-end
+leave_ended(reborn)
 for k = 1, count do
   if not answer[k] then answer[k] = call('GET', ids[k]) or '' end
 end
