@@ -1,4 +1,4 @@
-"""``python -m benchmarks quick|full|peers``; the Makefile has a target for each."""
+"""``python -m benchmarks quick|full|peers|postgres|listings``; the Makefile has a target for the first three."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ def main() -> None:
     full.add_argument("--only", nargs="+", choices=contestants.NAMES, help="measure these beside stock SAQ")
     full.add_argument("--write", action="store_true", help="also write benchmarks/results.md")
     commands.add_parser("peers", help="install the other libraries, each into an environment of its own")
+    commands.add_parser("postgres", help="us beside stock SAQ and procrastinate, on Postgres")
+    commands.add_parser("listings", help="what an operator's questions cost in a long queue")
     options = parser.parse_args()
     with tempfile.NamedTemporaryFile(prefix="benchmark-marks-") as file:
         file.truncate(marks.SIZE)
@@ -30,6 +32,14 @@ def main() -> None:
             from benchmarks import full as every_row
 
             every_row.main(repetitions=options.repetitions, only=options.only, write=options.write)
+        elif options.command == "postgres":
+            from benchmarks import postgres
+
+            postgres.main()
+        elif options.command == "listings":
+            from benchmarks import listings
+
+            listings.main()
         else:
             from benchmarks import peers
 

@@ -148,7 +148,7 @@ def _bulk(
             answer = side.producer.ask(do="bulk", body=body, count=jobs, arguments={**_NOTHING, **arguments})
             used = server.usage() - before
             rate.append(answer["rate"])
-            found["producer_cpu"] += answer["cpu"] / count * 1e6
+            found["producer_cpu"] += answer["cpu"] * jobs / count * 1e6
             found["memory"] += used.memory / count * 10_000 / 1e6
             found["bulk_redis_cpu"] += used.cpu / count * 1e6
             found["bulk_commands"] += used.commands / count

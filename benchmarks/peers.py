@@ -11,7 +11,7 @@ from benchmarks.processes import PEERS, python_of
 
 def main() -> None:
     """Install what is not installed yet. A library that cannot be is said, and left out of the benchmarks."""
-    for name in contestants.NAMES:
+    for name in dict.fromkeys((*contestants.NAMES, *contestants.ON_POSTGRES)):
         contestant = contestants.load(name)
         if not contestant.REQUIREMENTS:
             continue

@@ -27,6 +27,8 @@ from typing import Any
 
 NAMES = ("ours", "stock_saq", "streaq", "arq", "taskiq", "litestar_queues", "dramatiq", "celery")
 OURS, STOCK = NAMES[:2]
+ON_POSTGRES = (OURS, STOCK, "procrastinate")
+"""Those that ``python -m benchmarks postgres`` measures."""
 
 
 def load(name: str) -> Any:

@@ -1,0 +1,332 @@
+"""Storing jobs: one round trip each, or one for many, with a deadline, and safe to repeat."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from saq.job import Job
+
+from litestar_tasks.exceptions import BrokerError, PayloadError, QueueUnavailableError
+from litestar_tasks.job import Submission
+from litestar_tasks.queues.postgres.connection import Away, reason_of, rejects
+from litestar_tasks.queues.postgres.records import job_of
+from litestar_tasks.queues.postgres.statements import ENQUEUE_MANY, ENQUEUE_ONE, READ
+from litestar_tasks.queues.redis import records
+
+if TYPE_CHECKING:
+    from saq.queue.base import Queue
+
+    from litestar_tasks.queues.postgres.connection import Link
+    from litestar_tasks.queues.postgres.listener import Announcer
+    from litestar_tasks.queues.postgres.outage import Outage
+
+__all__ = ("Producer", "max_losses_of", "tag_of")
+
+AnswerT = TypeVar("AnswerT")
+
+_PAUSE: Final = 0.05
+_TOGETHER: Final = 200
+_BULK: Final = 500
+_SOON: Final = 1.0
+"""What becomes due earlier than a worker looks by itself has to wake one."""
+
+
+@dataclass(slots=True, eq=False)
+class _Entry:
+    """A job on its way."""
+
+    job: Job
+    document: bytes
+    once: bool
+    answer: asyncio.Future[bool] | None = None
+    flying: bool = False
+    """Whether a round trip that it is part of is under way."""
+    sent: bool = False
+    """Whether one that failed may have reached the server."""
+
+    @property
+    def refuses_ended(self) -> bool:
+        """Whether the key of a job that has ended is refused, too: if sent before, this one may have run since."""
+        return self.once or self.sent
+
+
+class Producer:
+    """Stores the jobs of one queue.
+
+    Args:
+        queue: The queue.
+        link: The connection.
+        outage: Whether it answers.
+        announcer: Tells workers that there is work.
+        label: The queue's name, for errors.
+        deadline: Seconds until an enqueue that was not answered raises.
+    """
+
+    def __init__(
+        self,
+        queue: Queue,
+        link: Link,
+        outage: Outage,
+        announcer: Announcer,
+        *,
+        label: str,
+        deadline: float,
+    ) -> None:
+        self._queue = queue
+        self._outage = outage
+        self._announcer = announcer
+        self._label = label
+        self._deadline = deadline
+        self._link = link
+        self._waiting: list[_Entry] = []
+        self._free = True
+        self._sending: asyncio.Task[None] | None = None
+        self._bulk_lock = asyncio.Lock()
+
+    async def store(self, job: Job, *, once: bool) -> Submission:
+        """See ``TaskQueue.store``. Those who come while another one is under way share the next round trip."""
+        entry = self._entry(job, once=once)
+        stored = await self._insist([entry], lambda: self._share(entry))
+        return await self._submission(entry, stored)
+
+    async def store_many(self, jobs: Sequence[tuple[Job, bool]]) -> list[Submission]:
+        """Store jobs in order, each with whether it is to be stored once only.
+
+        While the server stores one part, the next one is being encoded.
+        """
+        submissions: list[Submission] = []
+        async with self._bulk_lock:
+            flight: asyncio.Task[list[Submission]] | None = None
+            try:
+                for start in range(0, len(jobs), _BULK):
+                    part = [self._entry(job, once=once) for job, once in jobs[start : start + _BULK]]
+                    if flight is not None:
+                        submissions += await flight
+                    flight = asyncio.create_task(self._store_part(part))
+                    await asyncio.sleep(0)  # so that it is on its way before the next part is encoded
+                if flight is not None:
+                    submissions += await flight
+            finally:
+                if flight is not None and not flight.done():
+                    flight.cancel()
+                    await asyncio.gather(flight, return_exceptions=True)
+        return submissions
+
+    async def close(self) -> None:
+        """Give up what is still to be sent."""
+        if self._sending is not None:
+            self._sending.cancel()
+            await asyncio.gather(self._sending, return_exceptions=True)
+
+    def _entry(self, job: Job, *, once: bool) -> _Entry:
+        _check(job)
+        return _Entry(job, records.encode(job), once)
+
+    async def _share(self, entry: _Entry) -> bool:
+        if not self._free:
+            entry.answer = asyncio.get_running_loop().create_future()
+            self._waiting.append(entry)
+            try:
+                return await entry.answer
+            finally:
+                if entry in self._waiting:
+                    self._waiting.remove(entry)
+        self._free = False
+        try:
+            return (await self._send([entry]))[0]
+        finally:
+            self._free = True
+            if self._waiting:
+                self._free = False
+                self._sending = asyncio.create_task(self._send_waiting(), name="enqueue")
+
+    async def _send_waiting(self) -> None:
+        try:
+            while self._waiting:
+                batch, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
+                try:
+                    answers = await self._send(batch)
+                except BaseException as error:
+                    for entry in batch:
+                        if entry.answer is not None and not entry.answer.done():
+                            entry.answer.set_exception(error) if isinstance(error, Exception) else entry.answer.cancel()
+                    if not isinstance(error, Exception):
+                        raise
+                    continue
+                for entry, stored in zip(batch, answers, strict=True):
+                    if entry.answer is not None and not entry.answer.done():
+                        entry.answer.set_result(stored)
+        finally:
+            self._free, self._sending = True, None
+            for entry in self._waiting:
+                if entry.answer is not None:
+                    entry.answer.cancel()
+
+    async def _store_part(self, entries: Sequence[_Entry]) -> list[Submission]:
+        answers = await self._insist(entries, lambda: self._send(entries))
+        return [await self._submission(entry, stored) for entry, stored in zip(entries, answers, strict=True)]
+
+    async def _insist(self, entries: Sequence[_Entry], ask: Callable[[], Awaitable[AnswerT]]) -> AnswerT:
+        """Ask until there is an answer or the deadline has passed.
+
+        A repetition is marked as one: what the first attempt stored counts as stored, even if it has run meanwhile.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._deadline
+        pause = _PAUSE
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    answer = await ask()
+            except TimeoutError:
+                raise self._unavailable(entries, f"no answer within {self._deadline:g} s") from None
+            except BrokerError as error:
+                self._outage.failed(error)
+                # A connection that was made before an outage says nothing about the server after it.
+                known = self._outage.lasting > self._deadline and not (isinstance(error, Away) and error.sent)
+                if not isinstance(error, Away) or known or loop.time() + pause >= deadline:
+                    raise self._unavailable(entries, str(error)) from error
+                await asyncio.sleep(pause)
+                pause *= 2
+            else:
+                self._outage.succeeded()
+                return answer
+
+    async def _send(self, entries: Sequence[_Entry]) -> list[bool]:
+        """Store entries in order, and return of each whether it was stored."""
+        for entry in entries:
+            entry.flying = True
+        answers: list[bool] = []
+        try:
+            for group in _groups(entries):
+                answers += await self._send_group(group)
+        finally:
+            for entry in entries:
+                entry.flying = False
+        soon = time.time() + _SOON
+        if any(stored and entry.job.scheduled < soon for entry, stored in zip(entries, answers, strict=True)):
+            self._announcer.ready()
+        return answers
+
+    async def _send_group(self, group: Sequence[_Entry]) -> list[bool]:
+        statement, parameters = _statement(self._queue.name, group)
+        try:
+            # Half of the deadline, so that a connection that died silently can be replaced within it.
+            rows = await self._link.ask(statement, parameters, timeout=self._deadline / 2)
+        except Away as error:
+            for entry in group:
+                entry.sent = entry.sent or error.sent
+            raise
+        except asyncio.CancelledError:
+            for entry in group:
+                entry.sent = True
+            raise
+        except BrokerError:
+            raise
+        except Exception as error:
+            if not rejects(error):
+                raise
+            if len(group) > 1:  # find out which, alone
+                return [stored for entry in group for stored in await self._send_group([entry])]
+            raise PayloadError(group[0].job.function, f"Postgres refuses the job: {reason_of(error)}") from error
+        if len(group) == 1:
+            return [bool(rows)]
+        stored = {key for (key,) in rows}
+        return [entry.job.key in stored for entry in group]
+
+    async def _submission(self, entry: _Entry, stored: bool) -> Submission:
+        if stored:
+            return Submission(entry.job)
+        try:
+            rows = await self._link.ask(READ, {"queue": self._queue.name, "keys": [entry.job.key]})
+        except BrokerError as error:
+            self._outage.failed(error)
+            raise QueueUnavailableError(self._label, str(error)) from error
+        known = job_of(self._queue, rows[0]) if rows else None
+        if known is None:
+            return Submission(entry.job, deduplicated=True)
+        ours = entry.sent and (known.queued, known.function, known.kwargs) == (
+            entry.job.queued,
+            entry.job.function,
+            entry.job.kwargs,
+        )
+        return Submission(entry.job if ours else known, deduplicated=not ours)
+
+    def _unavailable(self, entries: Sequence[_Entry], reason: str) -> QueueUnavailableError:
+        maybe = any(entry.sent or entry.flying for entry in entries)
+        job_id = self._queue.job_id(entries[0].job.key) if maybe else None
+        return QueueUnavailableError(self._label, reason, job_id=job_id, maybe_enqueued=maybe)
+
+
+def _groups(entries: Sequence[_Entry]) -> list[list[_Entry]]:
+    """Entries in order, in groups that one statement can store: it can't meet a key twice."""
+    groups: list[list[_Entry]] = []
+    keys: set[str] = set()
+    for entry in entries:
+        if groups and entry.job.key not in keys and groups[-1][0].refuses_ended == entry.refuses_ended:
+            groups[-1].append(entry)
+        else:
+            groups.append([entry])
+            keys = set()
+        keys.add(entry.job.key)
+    return groups
+
+
+def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]]:
+    rows = [
+        (
+            entry.job.key,
+            entry.document,
+            entry.job.priority,
+            entry.job.group_key,
+            float(entry.job.scheduled),
+            max_losses_of(entry.job),
+            entry.job.attempts,
+            entry.job.function,
+            tag_of(entry.job),
+        )
+        for entry in group
+    ]
+    if len(rows) == 1:
+        names = ("key", "job", "priority", "group_key", "due", "max_losses", "attempts", "task", "tag")
+        return ENQUEUE_ONE, {
+            "queue": queue,
+            "once": group[0].refuses_ended,
+            **dict(zip(names, rows[0], strict=True)),
+        }
+    names = ("keys", "jobs", "priorities", "group_keys", "dues", "max_losses", "attempts", "tasks", "tags")
+    columns = map(list, zip(*rows, strict=True))
+    return ENQUEUE_MANY, {
+        "queue": queue,
+        "once": group[0].refuses_ended,
+        **dict(zip(names, columns, strict=True)),
+    }
+
+
+def max_losses_of(job: Job) -> int | None:
+    """With the loss of how many workers a job is failed; None where the queue decides."""
+    meta = job.meta or {}
+    return 1 if meta.get("at_most_once") else meta.get("max_losses") or None
+
+
+def tag_of(job: Job) -> str | None:
+    """The tag of a job, if it has one."""
+    tag = job.meta.get("tag") if job.meta else None
+    return tag if isinstance(tag, str) else None
+
+
+def _check(job: Job) -> None:
+    """Refuse text that Postgres can't hold. What is within the document can: JSON escapes it."""
+    for what, text in (("key", job.key), ("name", job.function), ("group_key", job.group_key), ("tag", tag_of(job))):
+        if text is None:
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise PayloadError(job.function, f"the job's {what} {text!r} is no Unicode text") from None
+        if "\0" in text:
+            raise PayloadError(job.function, f"the job's {what} {text!r} holds a NUL, which Postgres cannot store")
