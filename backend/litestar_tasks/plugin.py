@@ -7,7 +7,14 @@ import logging
 import os
 import signal
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
-from contextlib import ExitStack, asynccontextmanager, contextmanager, suppress
+from contextlib import (
+    AbstractAsyncContextManager,
+    ExitStack,
+    asynccontextmanager,
+    contextmanager,
+    nullcontext,
+    suppress,
+)
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar.di import Provide
@@ -19,11 +26,12 @@ from litestar_saq import SAQPlugin
 from litestar_tasks.attachment import Attachment
 from litestar_tasks.codec import Hooks
 from litestar_tasks.config import TasksConfig
-from litestar_tasks.exceptions import ConfigurationError, QueueUnavailableError, StartupError
+from litestar_tasks.exceptions import ConfigurationError, NotAttachedError, QueueUnavailableError, StartupError
 from litestar_tasks.outbox.session import session_providers
 from litestar_tasks.queues.broker import Broker, queue_configs
 from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.worker.dependencies import Dependencies
+from litestar_tasks.worker.drain import until_empty
 from litestar_tasks.worker.scheduler import Scheduler
 from litestar_tasks.worker.watchdog import Watchdog
 from litestar_tasks.worker.worker import Worker
@@ -77,6 +85,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         app_config.dependencies.setdefault("task_queues", Provide(self.get_queues, sync_to_thread=False))
         app_config.signature_namespace.setdefault("TaskQueues", TaskQueues)
         app_config.exception_handlers.setdefault(QueueUnavailableError, _unavailable)
+        app_config.exception_handlers.setdefault(NotAttachedError, _not_attached)
         lifespans = app_config.lifespan
 
         @asynccontextmanager
@@ -117,13 +126,12 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         """
         return self._broker().find(name)
 
-    def get_workers(self, app: Litestar, queues: Collection[str] | None = None, *, burst: bool = False) -> list[Worker]:
+    def get_workers(self, app: Litestar, queues: Collection[str] | None = None) -> list[Worker]:
         """New workers for the running app, one per queue, not started.
 
         Args:
             app: The app, within its lifespan.
             queues: The queues to work on. Defaults to None: all.
-            burst: Whether they end when their queue is empty. Defaults to False.
 
         Raises:
             UnknownQueueError: One does not exist; names those that do.
@@ -132,10 +140,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         dependencies = Dependencies(app, session_providers(app))
         configs = {config.name: config for config in queue_configs(self._config)}
         wanted = [broker.find(name).label for name in queues or broker.queues]
-        return [
-            Worker(broker.queues[name], configs[name], self._config.registry, dependencies, burst=burst)
-            for name in wanted
-        ]
+        return [Worker(broker.queues[name], configs[name], self._config.registry, dependencies) for name in wanted]
 
     @asynccontextmanager
     async def attached(self) -> AsyncGenerator[None, None]:
@@ -164,8 +169,10 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         app: Litestar,
         queues: Collection[str] | None = None,
         *,
-        burst: bool = False,
+        drain: bool = False,
         on_ready: Callable[[], None] = lambda: None,
+        on_drained: Callable[[], None] = lambda: None,
+        observe: Callable[[Sequence[Worker]], AbstractAsyncContextManager[object]] = nullcontext,
     ) -> int:
         """Run the app's jobs in this process until SIGTERM or SIGINT. The app itself is started, too, but for serving.
 
@@ -175,9 +182,12 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         Args:
             app: The app.
             queues: The queues to work on. Defaults to None: all.
-            burst: Whether to return when no job is ready or running, without waiting for a signal; schedules do not
-                fire then. Defaults to False.
+            drain: Whether to return when no job of these queues is ready or running, here or elsewhere, without
+                waiting for a signal; schedules do not fire then. Defaults to False.
             on_ready: Called when the workers claim. Defaults to nothing.
+            on_drained: Called when a drain has come to its end, and was not ended by a signal. Defaults to nothing.
+            observe: Makes a context that is entered before the workers claim and left when they have stopped. Defaults
+                to an empty one.
 
         Returns:
             How many jobs are still running in threads that cannot be stopped. Where it is not 0 the process has to be
@@ -186,19 +196,25 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         Raises:
             StartupError: The tasks cannot work as they are declared.
             UnknownQueueError: A queue does not exist.
+            Exception: What ended a worker or the scheduler, neither of which ends by itself; the rest has been stopped.
         """
         self._serving = False
         # The handlers stay until the app has shut down: a late signal must not leave the embedded server behind.
         with ExitStack() as until_the_end:
             async with _unwrapped(app):
-                workers = self.get_workers(app, queues, burst=burst)
+                workers = self.get_workers(app, queues)
                 stopping = until_the_end.enter_context(_signals(workers))
                 with Watchdog():
-                    async with self._working(workers, emptied=stopping if burst else None):
+                    async with observe(workers), self._working(workers, drain=drain, ended=stopping.set) as parts:
                         self._introduce(workers)
                         on_ready()
                         await stopping.wait()
                         logger.info("stopping; %d jobs are running", sum(worker.running for worker in workers))
+            for part in parts:
+                if not part.cancelled() and (error := part.exception()) is not None:
+                    raise error
+            if drain and not parts[-1].cancelled():
+                on_drained()
             return sum(worker.running for worker in workers)
 
     def _introduce(self, workers: Sequence[Worker]) -> None:
@@ -246,32 +262,41 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         if not (self._config.in_process_worker and self._serving):
             yield
             return
-        async with self._working(self.get_workers(app)):
+        workers = self.get_workers(app)
+        async with self._working(workers):
+            logger.info(
+                "web process %d runs jobs, too: %s; each web process of this app has a worker of its own%s",
+                os.getpid(),
+                ", ".join(f"{worker.queue.label} (concurrency {worker.concurrency})" for worker in workers),
+                ", and memory:// gives it jobs of its own" if self._config.broker.startswith("memory:") else "",
+            )
             yield
+            logger.info("stopping; %d jobs are running", sum(worker.running for worker in workers))
 
     @asynccontextmanager
     async def _working(
-        self, workers: list[Worker], *, emptied: asyncio.Event | None = None
-    ) -> AsyncGenerator[None, None]:
+        self, workers: list[Worker], *, drain: bool = False, ended: Callable[[], None] = lambda: None
+    ) -> AsyncGenerator[list[asyncio.Task[None]], None]:
+        """Let workers work, and hand out what does; ``ended`` is called when a part of it ends by itself."""
         scheduler = Scheduler(self._config.registry, self._broker().find)
         for worker in workers:
             await worker.open()
-        running = [asyncio.create_task(worker.start(), name=f"worker-{worker.queue.label}") for worker in workers]
-        if emptied is None:
-            extra = asyncio.create_task(scheduler.run(), name="scheduler")
+        parts = [asyncio.create_task(worker.start(), name=f"worker-{worker.queue.label}") for worker in workers]
+        if drain:
+            parts.append(asyncio.create_task(until_empty(workers), name="drain"))
         else:
-            extra = asyncio.create_task(_set_after(tuple(running), emptied), name="burst")
-        running.append(extra)
-        for task in running:
-            task.add_done_callback(_say_why)
+            parts.append(asyncio.create_task(scheduler.run(), name="scheduler"))
+        for part in parts:
+            part.add_done_callback(_say_why)
+            part.add_done_callback(lambda _: ended())
         try:
-            yield
+            yield parts
         finally:
-            extra.cancel()
+            parts[-1].cancel()
             await asyncio.gather(*(worker.stop() for worker in workers))
-            for task in running:
+            for part in parts:
                 with suppress(asyncio.CancelledError, Exception):
-                    await task
+                    await part
 
     def _broker(self) -> Broker:
         brokers = self._brokers.get(asyncio.get_running_loop())
@@ -323,11 +348,6 @@ def _signals(workers: Sequence[Worker]) -> Generator[asyncio.Event, None, None]:
             loop.remove_signal_handler(number)
 
 
-async def _set_after(tasks: Sequence[asyncio.Task[None]], event: asyncio.Event) -> None:
-    await asyncio.wait(tasks)
-    event.set()
-
-
 def _say_why(task: asyncio.Task[Any]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
         logger.error("%s ended: %s", task.get_name(), error, exc_info=error)
@@ -338,3 +358,9 @@ def _unavailable(request: Request[Any, Any, Any], error: QueueUnavailableError) 
     logger.error("%s %s: %s", request.method, request.url.path, error)
     detail = HTTPException(status_code=503, detail="The job queue is unavailable; try again later.")
     return Response({"status_code": 503, "detail": detail.detail}, status_code=503, headers={"Retry-After": "2"})
+
+
+def _not_attached(request: Request[Any, Any, Any], error: NotAttachedError) -> Response[Mapping[str, Any]]:
+    """A mistake in how the app was started. Outside debug mode Litestar would log nothing of it."""
+    logger.error("%s %s: %s", request.method, request.url.path, error)
+    return Response({"status_code": 500, "detail": "Internal Server Error"}, status_code=500)

@@ -41,12 +41,14 @@ def workers(
     queues: Sequence[str] = (),
     processes: int = 1,
     reload: bool = False,
-    burst: bool = False,
+    drain: bool = False,
+    report_every: float | None = None,
 ) -> list[Program]:
     """Worker processes. Their grace is that of the most patient of their queues."""
     graces = [one.shutdown_grace_period_s for one in queue_configs(plugin.config) if one.name in queues or not queues]
     grace = max(math.inf if one is None else one + _AFTER_THE_GRACE for one in graces)
-    options = [word for queue in queues for word in ("--queue", queue)] + (["--burst"] if burst else [])
+    options = [word for queue in queues for word in ("--queue", queue)] + (["--drain"] if drain else [])
+    options += ["--report-every", f"{report_every:g}"] if report_every is not None else []
     names = ["worker"] if processes == 1 else [f"worker-{number}" for number in range(1, processes + 1)]
     return [
         Program(
@@ -54,7 +56,7 @@ def workers(
             argv=_command("worker", name, env, options),
             env=_variables(reload),
             grace=grace,
-            finite=burst,
+            finite=drain,
         )
         for name in names
     ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import importlib.util
 import os
@@ -15,8 +14,10 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from litestar_tasks.cli.children import LoadedApp, fail, find_plugin, in_memory, reload_folders, web, workers
+from litestar_tasks.cli.listening import listen
 from litestar_tasks.cli.logs import configure_logging
 from litestar_tasks.exceptions import TasksError
+from litestar_tasks.worker.supervised import stop_at_once
 from litestar_tasks.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def develop(app: Litestar, env: LoadedApp, *, host: str, port: int, reload: bool
     Returns:
         The exit code.
     """
+    stop_at_once()
     if importlib.util.find_spec("uvicorn") is None:
         fail("tasks dev needs uvicorn: pip install 'litestar-tasks[standard]'")
     plugin = find_plugin(app)
@@ -44,7 +46,8 @@ def develop(app: Litestar, env: LoadedApp, *, host: str, port: int, reload: bool
     with ExitStack() as stack:
         # In this order: who starts it twice in one folder learns that, and not that the port is taken.
         stack.enter_context(_only_one_here())
-        listener = stack.enter_context(_listen(host, port))
+        remedy = "make dev PORT={}" if "MAKELEVEL" in os.environ else "--port {}"
+        listener = stack.enter_context(listen(host, port, option="--host", remedy=remedy))
         url = _url(host, listener)
         programs = [web(env, listener=listener.fileno(), reload=reload)]
         if not in_memory(plugin):
@@ -77,33 +80,6 @@ def _make_folder() -> None:
     # The embedded server, whose folder this is, takes no folder that it did not make, and tells it by this file.
     (FOLDER / "start.lock").touch()
     (FOLDER / ".gitignore").write_text("*\n")
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """The socket of the web process, or the end of the command.
-
-    It is opened here, and stays open while a web process is replaced: nobody can take the port in between, and a
-    request that comes then waits instead of being refused.
-    """
-    try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-        )[0]
-    except socket.gaierror as error:
-        fail(f"--host {host}: {error.strerror}")
-    listener = socket.socket(family, kind, protocol)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind(address)
-        listener.listen(2048)
-    except OSError as error:
-        listener.close()
-        if error.errno == errno.EADDRINUSE:
-            other = port + 1 if port < 65535 else port - 1
-            remedy = f"make dev PORT={other}" if "MAKELEVEL" in os.environ else f"--port {other}"
-            fail(f"port {port} is taken; choose another: {remedy}")
-        fail(f"cannot listen on {host}, port {port}: {error.strerror}")
-    return listener
 
 
 def _url(host: str, listener: socket.socket) -> str:

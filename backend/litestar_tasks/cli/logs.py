@@ -11,16 +11,19 @@ _COLOURS = {logging.WARNING: "33", logging.ERROR: "31", logging.CRITICAL: "31"}
 
 
 class _Lines(logging.Formatter):
-    """``12:00:00 worker: message``; on a terminal, warnings in yellow and errors in red."""
+    """``12:00:00 worker: message``; on a terminal, warnings in yellow and errors in red, in the place of a bar."""
 
     def __init__(self, name: str) -> None:
         super().__init__(f"%(asctime)s {name.replace('%', '%%')}: %(message)s", "%H:%M:%S")
-        self._colours = sys.stderr.isatty()
+        self._terminal = sys.stderr.isatty()
 
     def format(self, record: logging.LogRecord) -> str:
         line = super().format(record)
-        colour = _COLOURS.get(record.levelno) if self._colours else None
-        return f"\x1b[{colour}m{line}\x1b[0m" if colour else line
+        if not self._terminal:
+            return line
+        colour = _COLOURS.get(record.levelno)
+        # What stands in the terminal's line, such as another process's progress bar, is erased first.
+        return "\r\x1b[K" + (f"\x1b[{colour}m{line}\x1b[0m" if colour else line)
 
 
 def plain_handler(name: str) -> logging.Handler:

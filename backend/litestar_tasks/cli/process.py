@@ -15,13 +15,16 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from io import TextIOWrapper
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from litestar_tasks.worker.supervised import report_ready, watch_parent
+from litestar_tasks.worker.supervised import report, report_ready, stop_at_once, watch_parent
 
 if TYPE_CHECKING:
     from litestar import Litestar
+
+    from litestar_tasks.worker.worker import Worker
 
 __all__ = ("main",)
 
@@ -32,6 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 2 where the app itself says what is wrong with it, 1 after any other failure.
     """
+    stop_at_once()
     watch_parent()
     options = _parse(argv)
     if isinstance(sys.stdout, TextIOWrapper):
@@ -45,7 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             if options.role == "web":
                 return runner.run(_serve(app, socket.socket(fileno=options.listener)))
-            return runner.run(_work(app, options.queues or None, burst=options.burst))
+            work = _work(app, options.queues or None, drain=options.drain, report_every=options.report_every)
+            return runner.run(work)
     except (StartupError, DeclarationError, UnknownQueueError, BrokerError) as error:
         sys.stderr.write(f"{options.name}: {error}\n")
         return 2
@@ -68,30 +73,48 @@ def load_app(path: str, app_dir: str) -> Litestar:
     return app
 
 
-async def _work(app: Litestar, queues: Sequence[str] | None, *, burst: bool) -> int:
+async def _work(app: Litestar, queues: Sequence[str] | None, *, drain: bool, report_every: float | None) -> int:
+    import msgspec
+
     from litestar_tasks.plugin import TasksPlugin
+    from litestar_tasks.worker.state import Reporter, State
 
     plugin = next(plugin for plugin in app.plugins if isinstance(plugin, TasksPlugin))
     starting, loop = asyncio.current_task(), asyncio.get_running_loop()
     # Until the worker is up and takes the signal itself, it unwinds the start: the embedded server is not left behind.
-    loop.add_signal_handler(signal.SIGTERM, lambda: starting and starting.cancel())
-    up = False
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, lambda: starting and starting.cancel())
+    up, drained = False, False
 
     def on_ready() -> None:
         nonlocal up
         up = True
         report_ready()
 
+    def on_drained() -> None:
+        nonlocal drained
+        drained = True
+
+    def send(state: State) -> None:
+        report(msgspec.json.encode(state))
+
+    def observe(workers: Sequence[Worker]) -> AbstractAsyncContextManager[object]:
+        return nullcontext() if report_every is None else Reporter(workers, send, every=report_every)
+
     try:
-        running = await plugin.run_worker(app, queues, burst=burst, on_ready=on_ready)
+        running = await plugin.run_worker(
+            app, queues, drain=drain, on_ready=on_ready, on_drained=on_drained, observe=observe
+        )
     except asyncio.CancelledError:
         if up:
             raise
-        return 0
+        running = 0
+    # To the supervisor, 0 says that a drain is done, though the signal may have come to this process first.
+    code = 128 + signal.SIGTERM if drain and not drained else 0
     if running:
         # Their threads cannot be stopped, and the interpreter would wait for them. Their jobs run again elsewhere.
-        _exit_now(0)
-    return 0
+        _exit_now(code)
+    return code
 
 
 async def _serve(app: Litestar, listener: socket.socket) -> int:
@@ -186,7 +209,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--name", default="worker", help="names the process in the log")
     parser.add_argument("--app-dir", default=".", help="where modules are looked for, too")
     parser.add_argument("--queue", dest="queues", action="append", default=[], help="work on it; default: all")
-    parser.add_argument("--burst", action="store_true", help="end when the queues are empty")
+    parser.add_argument("--drain", action="store_true", help="end when the queues are empty")
+    parser.add_argument("--report-every", type=float, help="tell the supervisor how it fares, every so many seconds")
     parser.add_argument("--listener", type=int, help="the descriptor of the listening socket")
     return parser.parse_args(argv)
 

@@ -59,6 +59,27 @@ def add_tasks(cli: click.Group) -> None:
             fail(str(error))
         click.echo("configuration is valid")
 
+    @group.command("migrate")
+    @click.option("--sql", is_flag=True, help="Print the statements for an empty database instead, and run nothing.")
+    def migrate(app: Litestar, sql: bool) -> None:
+        """Make or upgrade the tables of a Postgres broker. Nothing else ever does."""
+        url = find_plugin(app).config.broker_url or ""
+        if not url.lower().startswith("postgres"):
+            fail("the broker is not Postgres (TasksConfig.broker_url); the others need no tables")
+        try:
+            if sql:
+                from litestar_tasks.queues.postgres.schema import script
+
+                click.echo(script())
+            else:
+                from litestar_tasks.queues.postgres.migrations import migrate as run
+
+                run(url, click.echo)
+        except TasksError as error:
+            fail(str(error))
+        except ImportError as error:
+            fail(f"the driver of Postgres cannot be loaded ({error}); install litestar-tasks[postgres]")
+
 
 def _rows(registry: Registry) -> list[tuple[str, ...]]:
     schedules = registry.get_schedules()

@@ -21,7 +21,7 @@ logger = logging.getLogger("litestar_tasks.dashboard")
 
 
 async def retry(queue: TaskQueue, key: str, by: str) -> str:
-    """Run a job again that has ended.
+    """Run a job again that has ended, or start one now that waits for its next attempt.
 
     Returns:
         The job's key.
@@ -31,13 +31,14 @@ async def retry(queue: TaskQueue, key: str, by: str) -> str:
         NotFoundException: There is no such job.
     """
     job = await find_job(queue, key)
-    if job.status not in TERMINAL_STATUSES:
-        raise _conflict(f"Job {job.key!r} has not ended; only a job that has ended can be retried.")
     async with asking(queue):
-        try:
-            await queue.retry(job, None)
-        except ValueError as error:  # it was retried by someone else, and runs, since it was read
-            raise _conflict(f"Job {job.key!r} runs already.") from error
+        accepted = await queue.rerun(job.key)
+    if not accepted:  # where it had ended when it was read, somebody else was faster
+        raise _conflict(
+            f"Job {job.key!r} runs already."
+            if job.status in TERMINAL_STATUSES
+            else f"Job {job.key!r} has not ended; only a job that has ended can be retried."
+        )
     logger.info("job %r (task %r, queue %r) was retried by %s", job.key, job.function, queue.label, by)
     return job.key
 

@@ -6,19 +6,20 @@ import asyncio
 import heapq
 import traceback
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from contextlib import aclosing, asynccontextmanager
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from logging import getLogger
 from math import isfinite
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 from litestar.exceptions import HTTPException, NotFoundException, ServiceUnavailableException
 from redis.exceptions import RedisError
-from saq.job import TERMINAL_STATUSES, Job
+from saq.job import Job
 
 from litestar_tasks.dashboard.redaction import masked_text, printable, shown, shown_end
 from litestar_tasks.exceptions import TasksError
 from litestar_tasks.job import JobStatus, status_of
+from litestar_tasks.queues.operations import JobFilter, JobState
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
@@ -41,8 +42,8 @@ logger = getLogger("litestar_tasks.dashboard")
 
 _IN_LISTS: Final = 2_000
 _IN_DETAIL: Final = 64_000
-# Queues hand out jobs that have ended in no order; so many of each status are looked through for the latest ones.
-_LOOKED_THROUGH: Final = 200
+_MOST: Final = 500
+_ENDED: Final[tuple[JobState, ...]] = ("complete", "failed", "aborted")
 _DEADLINE: Final = 5.0
 
 
@@ -206,16 +207,10 @@ async def _state(found: TaskQueue) -> str:
 
 
 async def _last_ended(found: TaskQueue, limit: int) -> list[Job]:
-    ended: list[Job] = []
     # One by one, so that many complete jobs don't hide the few that failed.
-    for status in TERMINAL_STATUSES:
-        async with aclosing(cast("AsyncGenerator[Job, None]", found.iter_jobs([status]))) as records:
-            seen = 0
-            async for record in records:
-                ended.append(record)
-                seen += 1
-                if seen == _LOOKED_THROUGH:
-                    break
+    async with asking(found):
+        pages = [await found.page(JobFilter(state=state), limit=min(limit, _MOST)) for state in _ENDED]
+    ended = (job for page in pages for job in page.jobs)
     return heapq.nlargest(limit, ended, key=lambda record: _number(record.completed))
 
 

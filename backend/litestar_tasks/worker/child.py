@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from litestar_tasks.worker.supervised import GRACE, PARENT_FD, READY_FD
+from litestar_tasks.worker.supervised import GRACE, PARENT_FD, READY, REPORT_FD
 
 __all__ = ("Child", "Program", "describe")
 
@@ -19,8 +19,8 @@ __all__ = ("Child", "Program", "describe")
 class Program:
     """What a supervisor keeps running.
 
-    The process calls ``watch_parent()`` first of all and ``report_ready()`` when it is up; one that ends before it
-    reported counts as failed at its start.
+    The process calls ``watch_parent()`` first of all, ``report_ready()`` when it is up, and ``report()`` as it likes;
+    one that ends before it was up counts as failed at its start.
     """
 
     name: str
@@ -63,8 +63,9 @@ class Child:
         self.kill_at = math.inf
         self.started = time.monotonic()
         self._told = False
-        self.ready_fd, theirs = os.pipe()
-        os.set_blocking(self.ready_fd, False)
+        self._heard = b""
+        self.report_fd, theirs = os.pipe()
+        os.set_blocking(self.report_fd, False)
         try:
             self._popen = subprocess.Popen(
                 program.argv,
@@ -72,7 +73,7 @@ class Child:
                     **os.environ,
                     **program.env,
                     PARENT_FD: str(life),
-                    READY_FD: str(theirs),
+                    REPORT_FD: str(theirs),
                     GRACE: str(program.grace),
                 },
                 # A process in the background that reads from its terminal is stopped by the kernel.
@@ -81,7 +82,7 @@ class Child:
                 process_group=0,
             )
         except OSError:
-            os.close(self.ready_fd)
+            os.close(self.report_fd)
             raise
         finally:
             os.close(theirs)
@@ -91,14 +92,22 @@ class Child:
         """Its process id, which is also its group's."""
         return self._popen.pid
 
-    def listen(self) -> bool:
-        """Read whether it has reported. Returns True when it has just done so."""
+    def listen(self) -> tuple[list[bytes], bool]:
+        """Read what it has reported.
+
+        Returns:
+            Its messages, and whether there may be more to come.
+        """
+        more = True
         try:
-            news = os.read(self.ready_fd, 1) != b"" and not self.ready
+            while chunk := os.read(self.report_fd, 65_536):
+                self._heard += chunk
+            more = False
         except BlockingIOError:
-            return False
-        self.ready = self.ready or news
-        return news
+            pass
+        *messages, self._heard = self._heard.split(b"\n")
+        self.ready = self.ready or READY in messages
+        return messages, more
 
     def stop(self, *, again: bool = False) -> None:
         """Send SIGTERM, once; ``again`` sends another one, which asks to stop without grace."""
@@ -121,7 +130,7 @@ class Child:
         """Note that it has ended and was waited for, and end what it left behind in its group."""
         self._popen.returncode = code
         self.kill()
-        os.close(self.ready_fd)
+        os.close(self.report_fd)
 
 
 def describe(code: int) -> str:

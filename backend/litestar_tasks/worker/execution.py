@@ -15,6 +15,7 @@ from litestar_tasks.exceptions import PayloadError
 from litestar_tasks.job import CurrentJob
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
 from litestar_tasks.retry import full_jitter
+from litestar_tasks.worker.deadlines import Deadlines
 
 if TYPE_CHECKING:
     from saq.types import Context
@@ -33,9 +34,9 @@ release's, whose workers are on their way."""
 _UNKNOWN_TASK_DELAY: Final = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Outcome:
-    """How an attempt ended."""
+    """How an attempt ended. Not frozen, as one is made for every attempt, and a frozen one takes longer to make."""
 
     settlement: Settlement
     result: Any = None
@@ -62,6 +63,7 @@ class Execution:
         self._registry = registry
         self._dependencies = dependencies
         self._threads = threads
+        self._deadlines = Deadlines()
         self.in_thread: set[int] = set()
         """Tokens of the jobs whose function is running in a thread, which nothing can stop."""
 
@@ -107,12 +109,14 @@ class Execution:
         limit = job.timeout or None
         if not task.is_async:
             return await self._call_in_thread(task, job, args, kwargs, limit)
-        scope = asyncio.timeout(limit)
+        if limit is None:
+            return await task.fn(*args, **kwargs)
+        scope = self._deadlines.limit(limit)
         try:
-            async with scope:
+            with scope:
                 return await task.fn(*args, **kwargs)
         except TimeoutError as error:
-            if not scope.expired():
+            if not scope.expired:
                 raise  # one of the task's own
             raise TimeoutError(f"task {task.name!r} exceeded its timeout of {job.timeout:g} s") from error
 

@@ -1,7 +1,7 @@
-"""What a supervised process does for its supervisor: it says when it is up, and does not outlive it.
+"""What a supervised process does for its supervisor: it says when it is up and how it fares, and does not outlive it.
 
-The supervisor hands over two descriptors, whose numbers stand in the environment. Without a supervisor both functions
-do nothing, so a process may call them however it was started.
+The supervisor hands over two descriptors, whose numbers stand in the environment. Without a supervisor the functions
+that use them do nothing, so a process may call them however it was started.
 """
 
 from __future__ import annotations
@@ -9,20 +9,34 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import time
 
-__all__ = ("GRACE", "PARENT_FD", "READY_FD", "report_ready", "watch_parent")
+__all__ = ("GRACE", "PARENT_FD", "READY", "REPORT_FD", "report", "report_ready", "stop_at_once", "watch_parent")
 
 PARENT_FD = "LITESTAR_TASKS_PARENT_FD"
 """The read end of a pipe whose only write end is the supervisor's: it ends when the supervisor does, however."""
-READY_FD = "LITESTAR_TASKS_READY_FD"
-"""The write end of a pipe that takes one byte: this process is up."""
+REPORT_FD = "LITESTAR_TASKS_REPORT_FD"
+"""The write end of a pipe that takes lines: ``READY``, and whatever else the process has to say."""
+READY = b"ready"
+"""This process is up."""
 GRACE = "LITESTAR_TASKS_GRACE"
 """Seconds that this process has to stop in."""
 
+_report_fd: int | None = None
+_unsent = b""
 
-_ready_fd: int | None = None
+
+def stop_at_once() -> None:
+    """From now on, end with 0 at SIGTERM and SIGINT, until other handlers are installed.
+
+    For the time in which nothing has been started that would have to be stopped, such as that of the app's import. By
+    default process 1 would ignore the one, and others would end with an error. Call it from the main thread.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, _end)
 
 
 def watch_parent() -> None:
@@ -31,25 +45,43 @@ def watch_parent() -> None:
     Call it once, from the main thread, before anything that takes long. It sends this process what the supervisor
     would have sent: SIGTERM, and SIGKILL when the grace period is over.
     """
-    global _ready_fd
+    global _report_fd
     grace = float(os.environ.pop(GRACE, math.inf))
-    fd, _ready_fd = _inherited(PARENT_FD), _inherited(READY_FD)
+    fd, _report_fd = _inherited(PARENT_FD), _inherited(REPORT_FD)
+    if _report_fd is not None:
+        os.set_blocking(_report_fd, False)
     if fd is not None:
         main = threading.get_ident()
         threading.Thread(target=_follow, args=(fd, main, grace), name="watch-parent", daemon=True).start()
 
 
 def report_ready() -> None:
-    """Tell the supervisor that this process is up, after ``watch_parent``. Further calls do nothing."""
-    global _ready_fd
-    fd, _ready_fd = _ready_fd, None
-    if fd is None:
+    """Tell the supervisor that this process is up, after ``watch_parent``."""
+    _send(READY, at_any_rate=True)
+
+
+def report(message: bytes) -> None:
+    """Tell the supervisor something, in one line. It is left out while one that lags has not read the last.
+
+    Call it from one thread.
+    """
+    _send(message, at_any_rate=False)
+
+
+def _send(message: bytes, *, at_any_rate: bool) -> None:
+    global _report_fd, _unsent
+    if _report_fd is None:
         return
+    if at_any_rate or not _unsent:
+        _unsent += message + b"\n"
     try:
-        os.write(fd, b"\x01")
+        while _unsent:
+            _unsent = _unsent[os.write(_report_fd, _unsent) :]
+    except BlockingIOError:
+        pass  # The rest goes with the next one: no line is left in pieces.
     except BrokenPipeError:
-        pass  # The supervisor has just ended; whoever watches it will see.
-    finally:
+        # The supervisor has just ended; whoever watches it will see.
+        fd, _report_fd = _report_fd, None
         os.close(fd)
 
 
@@ -63,6 +95,16 @@ def _inherited(variable: str) -> int | None:
     except OSError:  # The variable comes from a process further up, whose descriptors are not ours.
         return None
     return int(number)
+
+
+def _end(number: int, frame: object) -> None:
+    # Not by an exception, which what is being imported might catch.
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (AttributeError, OSError, RuntimeError, ValueError):
+            pass  # There is none, nobody reads it, or it was being written to in this moment.
+    os._exit(0)
 
 
 def _follow(fd: int, main: int, grace: float) -> None:

@@ -16,12 +16,13 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from litestar_tasks.worker.child import Child, Program, describe
 from litestar_tasks.worker.reload import Edits
+from litestar_tasks.worker.supervised import READY
 
-__all__ = ("Program", "Supervisor")
+__all__ = ("Audience", "Program", "Supervisor")
 
 logger = logging.getLogger("litestar_tasks.supervisor")
 
@@ -59,6 +60,30 @@ class _Post:
         return self.current is None and not (self.program.exclusive and self.leaving)
 
 
+class Audience(Protocol):
+    """Who is told what becomes of the children, each of which its process id names. All on the supervisor's thread."""
+
+    def started(self, name: str, pid: int) -> None:
+        """A program was started, for the first time or again."""
+        ...
+
+    def up(self, pid: int) -> None:
+        """It reported that it is up."""
+        ...
+
+    def said(self, pid: int, message: bytes) -> None:
+        """It reported something else."""
+        ...
+
+    def leaving(self, pid: int) -> None:
+        """It was told to stop."""
+        ...
+
+    def ended(self, pid: int) -> None:
+        """It is not there any more."""
+        ...
+
+
 class Supervisor:
     """Runs programs until it is told to stop. It owns its process: signal handlers, and every child there is.
 
@@ -74,6 +99,10 @@ class Supervisor:
         reload_paths: Folders; an edit of a Python file in them replaces all children. A child that then fails at its
             start waits for the next edit. Needs watchfiles. Defaults to none.
         on_ready: Called once, when all children are up for the first time. Defaults to nothing.
+        audience: Who is told what becomes of the children. Defaults to nobody.
+
+    Attributes:
+        finished: Whether every program was finite, and came to its end.
     """
 
     def __init__(
@@ -82,9 +111,12 @@ class Supervisor:
         *,
         reload_paths: Sequence[Path] = (),
         on_ready: Callable[[], None] = lambda: None,
+        audience: Audience | None = None,
     ) -> None:
         self._posts = [_Post(program) for program in programs]
         self._on_ready = on_ready
+        self._audience = audience
+        self.finished = False
         self._home = Path.cwd()  # Asked now: later it may have been deleted.
         self._requests = 0
         self._status = 0
@@ -148,12 +180,25 @@ class Supervisor:
         except OSError as error:
             self._retry_or_stop(post, f"{post.program.name} cannot be started: {error}", after_edit=after_edit)
             return
-        self._selector.register(child.ready_fd, selectors.EVENT_READ, lambda: self._hear(post, child))
+        self._selector.register(child.report_fd, selectors.EVENT_READ, lambda: self._hear(post, child))
+        if self._audience is not None:
+            self._audience.started(post.program.name, child.pid)
 
     def _hear(self, post: _Post, child: Child) -> None:
-        self._selector.unregister(child.ready_fd)
-        if not child.listen():
-            return
+        was_up = child.ready
+        messages, more = child.listen()
+        if not more:
+            self._selector.unregister(child.report_fd)
+        if child.ready and not was_up:
+            self._is_up(post, child)
+        if self._audience is not None:
+            for message in messages:
+                if message != READY:
+                    self._audience.said(child.pid, message)
+
+    def _is_up(self, post: _Post, child: Child) -> None:
+        if self._audience is not None:
+            self._audience.up(child.pid)
         logger.info("%s is up (pid %d)", post.program.name, child.pid)
         everyone_was = all(post.was_ready for post in self._posts)
         post.was_ready = True
@@ -190,9 +235,13 @@ class Supervisor:
                         self._ended(post, child, os.waitstatus_to_exitcode(status))
 
     def _ended(self, post: _Post, child: Child, code: int) -> None:
-        if child.ready_fd in self._selector.get_map():
+        if child.report_fd in self._selector.get_map():
             self._hear(post, child)  # Its report may still lie in the pipe.
+        if child.report_fd in self._selector.get_map():  # A process that it left behind holds the other end.
+            self._selector.unregister(child.report_fd)
         child.bury(code)
+        if self._audience is not None:
+            self._audience.ended(child.pid)
         what = f"{post.program.name} (pid {child.pid}) {describe(code)}"
         if child is not post.current:
             post.leaving.remove(child)
@@ -207,6 +256,7 @@ class Supervisor:
             logger.info("%s has finished", post.program.name)
             post.start_at = math.inf
             if not any(other.current is not None or other.start_at < math.inf for other in self._posts):
+                self.finished = True
                 self._requests += 1
         elif child.ready:
             if time.monotonic() - child.started >= STEADY:
@@ -259,6 +309,8 @@ class Supervisor:
     def _dismiss(self, post: _Post) -> None:
         if post.current is not None:
             post.current.stop()
+            if self._audience is not None:
+                self._audience.leaving(post.current.pid)
             post.leaving.append(post.current)
             post.current = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,7 +17,9 @@ from saq.job import Status
 
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
+from litestar_tasks.queues.history import remember
 from litestar_tasks.worker.execution import Execution, Outcome
+from litestar_tasks.worker.meter import Meter
 
 if TYPE_CHECKING:
     from litestar_tasks.queue_config import QueueConfig
@@ -54,8 +57,9 @@ class Worker(StockWorker):
         config: The queue's settings.
         registry: The tasks. Any worker runs any task.
         dependencies: What tasks need beside their payload.
-        burst: Stop claiming when no job is ready and none is running. Jobs that are due later are left. Defaults to
-            False.
+
+    Attributes:
+        outcomes: How many attempts ended here, by task and by what became of their jobs.
     """
 
     queue: TaskQueue
@@ -66,8 +70,6 @@ class Worker(StockWorker):
         config: QueueConfig,
         registry: Registry,
         dependencies: Dependencies,
-        *,
-        burst: bool = False,
     ) -> None:
         super().__init__(
             queue,
@@ -81,12 +83,13 @@ class Worker(StockWorker):
         self.pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix=f"task-{queue.label}")
         self.functions = {task.name: task for task in registry.get_all_tasks()}
         self._execution = Execution(registry, dependencies, self.pool)
+        self._meter = Meter(queue)
         self._attempts: dict[int, _Attempt] = {}  # by the claim's token: a job can come back while its thread runs
         self._slot_free = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._until_empty = burst
         self._dispatcher: asyncio.Task[None] | None = None
         self._stopping = False
+        self.outcomes: Counter[tuple[str, Settlement]] = Counter()
 
     async def open(self) -> None:
         """Begin to work on the queue, before ``start``. A broker that is away is waited for.
@@ -97,9 +100,10 @@ class Worker(StockWorker):
         await self.queue.open(self.id, WorkerHooks(abort=self._abort, lost=self._lost))
 
     async def start(self) -> None:
-        """Run the queue's jobs until ``stop``, or, in a burst, until there are none."""
+        """Run the queue's jobs until ``stop``."""
         self._dispatcher = asyncio.create_task(self._dispatch(), name=f"dispatch-{self.queue.label}")
         upkeep = asyncio.create_task(self._report(), name=f"report-{self.queue.label}")
+        self._meter.start()
         try:
             await self._dispatcher
         except asyncio.CancelledError:
@@ -130,6 +134,7 @@ class Worker(StockWorker):
                 attempt.job.function,
                 attempt.job.id,
             )
+        await self._meter.close()
         await self.queue.close(keep=[attempt.job.key for attempt in self._attempts.values()])
         self.pool.shutdown(wait=False, cancel_futures=True)
 
@@ -142,6 +147,11 @@ class Worker(StockWorker):
         """How many jobs are running here."""
         return len(self._attempts)
 
+    @property
+    def claiming(self) -> bool:
+        """Whether it has started, and takes jobs."""
+        return not self._stopping and self._dispatcher is not None and not self._dispatcher.done()
+
     async def _dispatch(self) -> None:
         while not self._stopping:
             capacity = self.concurrency - len(self._attempts)
@@ -153,23 +163,24 @@ class Worker(StockWorker):
                 claimed = await self.queue.claim(capacity)
             except BrokerError:
                 continue  # said and paced by the queue
-            if self._until_empty and not claimed and not self._attempts and not await self.queue.count("queued"):
-                return
             for job in claimed:
                 attempt = self._attempts[job.token] = _Attempt(job)
                 attempt.task = asyncio.create_task(self._run(attempt), name=job.function)
 
     async def _run(self, attempt: _Attempt) -> None:
-        job = attempt.job
+        job, started = attempt.job, time.time() * 1000
         try:
             outcome = await self._attempt(attempt)
             if outcome is None:
                 return
             attempt.settling = True
+            ready = max(job.queued, job.scheduled * 1000)
             _record(job, outcome)
             if not await self.queue.settle(job, outcome.settlement, delay=outcome.delay):
                 logger.warning("the outcome of job %s was refused: its claim was lost, and it runs elsewhere", job.id)
             else:
+                self.outcomes[job.function, outcome.settlement] += 1
+                self._meter.count(job.function, outcome.settlement, ready=ready, started=started, ended=job.touched)
                 self._count(outcome.settlement)
         except Exception:
             logger.exception("job %s could not be settled; it stays claimed until this worker's lease lapses", job.id)
@@ -282,6 +293,11 @@ def _record(job: ClaimedJob, outcome: Outcome) -> None:
     job.status = _STATUS.get(outcome.settlement, Status.QUEUED)
     job.touched = now = int(time.time() * 1000)
     if job.status is Status.QUEUED:
+        if outcome.settlement is Settlement.RETRY:
+            worker, started = job.worker_id, job.started
+            remember(job, "retry", error=outcome.error, started=started, completed=now, worker=worker)
+        if outcome.settlement is not Settlement.HAND_BACK:
+            job.scheduled = cast("int", round(now / 1000 + outcome.delay, 3))  # to the ms, where SAQ counts seconds
         job.started, job.completed, job.worker_id, job.progress = 0, 0, None, 0.0
         job.error = outcome.error if outcome.settlement is Settlement.RETRY else job.error
         return
