@@ -15,9 +15,12 @@ class Proxy:
         self._loop = asyncio.new_event_loop()
         self._writers: set[asyncio.StreamWriter] = set()
         self._deaf: set[asyncio.StreamWriter] = set()
+        self._answering: set[asyncio.StreamWriter] = set()
         self.delay = 0.0
         self.swallow = False
         """Take every byte and pass none on, on old connections and on new ones."""
+        self.swallow_answers = False
+        """Pass on what the server is told, and none of its answers."""
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._thread.start()
         self.port: int = asyncio.run_coroutine_threadsafe(self._open(), self._loop).result()
@@ -49,20 +52,26 @@ class Proxy:
             writer.close()
             return
         self._writers |= {writer, there_writer}
-        await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
+        self._answering.add(writer)
+        try:
+            await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
+        except asyncio.CancelledError:
+            pass  # the proxy is being closed; the server would report this task's cancellation as an error
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while data := await reader.read(65536):
                 if self.delay:
                     await asyncio.sleep(self.delay)
-                if not self.swallow and writer not in self._deaf:
+                unheard = self.swallow_answers and writer in self._answering
+                if not (self.swallow or unheard or writer in self._deaf):
                     writer.write(data)
                     await writer.drain()
         except OSError:
             pass
         finally:
             self._writers.discard(writer)
+            self._answering.discard(writer)
             writer.close()
 
     async def _cut(self) -> int:

@@ -166,7 +166,9 @@ def options_of(*path: str) -> str:
         spelling = parameter.opts[0]
         if not parameter.is_flag:
             spelling += f" {parameter.metavar or parameter.type.name.upper().removesuffix(' RANGE')}"
-        default = "" if parameter.is_flag or parameter.multiple else str(parameter.default)
+        default = str(parameter.default) if isinstance(parameter.default, str | int) else ""
+        if parameter.is_flag or parameter.multiple:
+            default = ""
         rows.append([code(spelling), default, prose(parameter.help or "")])
     return markdown(["option", "default", "what it does"], rows)
 

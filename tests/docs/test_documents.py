@@ -7,12 +7,8 @@ import configparser
 import inspect
 import json
 import re
-import shutil
-import subprocess
-import sys
 import tomllib
 from functools import cache
-from pathlib import Path
 from typing import Final
 
 import pytest
@@ -62,28 +58,6 @@ def test_data_can_be_read(block: Block) -> None:
             reader = configparser.ConfigParser(interpolation=None)
             reader.read_string(block.source)
             assert reader.sections()
-
-
-@pytest.mark.parametrize("block", [one for one in blocks("ini") if "[Service]" in one.source], ids=str)
-def test_systemd_takes_the_unit(block: Block, tmp_path: Path) -> None:
-    if shutil.which("systemd-analyze") is None:
-        pytest.skip("no systemd here")
-    unit = re.sub(r"^ExecStart=\S+", f"ExecStart={sys.executable}", block.source, flags=re.MULTILINE)
-    path = tmp_path / "shop-worker.service"
-    path.write_text(re.sub(r"^User=.*$", "User=root", unit, flags=re.MULTILINE))
-    done = subprocess.run(["systemd-analyze", "verify", path], capture_output=True, text=True, check=False, timeout=60)
-    assert (done.returncode, done.stderr) == (0, "")
-
-
-def test_systemd_waits_longer_than_the_worker() -> None:
-    (unit,) = (block.source for block in blocks("ini") if "[Service]" in block.source)
-    reader = configparser.ConfigParser(interpolation=None)
-    reader.read_string(unit)
-    grace = litestar_tasks.QueueConfig().shutdown_grace_period_s
-    assert grace is not None
-    assert int(reader["Service"]["TimeoutStopSec"]) > grace + 15
-    # SIGTERM to the supervisor alone; it tells its workers.
-    assert reader["Service"]["KillMode"] == "mixed"
 
 
 @pytest.mark.parametrize("block", blocks("conf"), ids=str)

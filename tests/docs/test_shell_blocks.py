@@ -46,7 +46,10 @@ def is_run(block: Block) -> bool:
 
 def stays(block: Block) -> bool:
     """Whether it runs until it is stopped."""
-    return any(words[0] == "litestar" and words[-1] != "check" and "run" in words for words in commands(block.source))
+    return any(
+        words[0] == "litestar" and "run" in words and "check" not in words and "--drain" not in words
+        for words in commands(block.source)
+    )
 
 
 SHELL_BLOCKS: Final = blocks(*SHELL, documents=("README.md", "QUEUE_SETUP.md"))

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from litestar_tasks.queues.redis import RedisQueue
+from tests.homes import Home
 from tests.servers import BINARIES, RedisServer
 
 # The name by which the tests of this folder know it.
@@ -71,3 +73,11 @@ async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within:
             return
         assert time.monotonic() < deadline, "the condition did not come to hold in time"
         await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    """A folder for an app, in which nothing goes on running."""
+    home = Home(tmp_path)
+    yield home
+    home.tear_down()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -12,209 +11,13 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-LITESTAR = Path(sys.executable).parent / "litestar"
-SOON = 20.0
-
-# Its jobs and its lifespan leave lines in a file, each with the process's id.
-APP = """
-import asyncio, os, time
-from contextlib import asynccontextmanager
-from pathlib import Path
-from litestar import Litestar, get, post
-from litestar_tasks import DashboardConfig, Registry, TasksConfig, TasksPlugin
-
-VERSION = "one"
-registry = Registry()
-
-def tell(word: str) -> None:
-    with open("events", "a") as events:
-        events.write(f"{os.getpid()} {word}\\n")
-
-@registry.task
-async def greet(*, name: str) -> str:
-    tell(f"greet-{name}-{VERSION}")
-    return f"Hello, {name}!"
-
-@registry.task(queue="slow")
-async def crawl() -> str:
-    tell("crawl-begins")
-    while not Path("finish").exists():
-        await asyncio.sleep(0.01)
-    tell("crawl-ends")
-    return VERSION
-
-@registry.scheduled_task(cron="0 2 * * *", timezone="Europe/Berlin")
-async def clean_up() -> None: ...
-
-@get("/")
-async def index() -> dict[str, int | str]:
-    return {"version": VERSION, "pid": os.getpid()}
-
-@post("/greet")
-async def send() -> dict[str, str]:
-    return {"job_id": (await greet.enqueue(name="ada")).id}
-
-@post("/crawl")
-async def send_slow() -> dict[str, str]:
-    return {"job_id": (await crawl.enqueue()).id}
-
-@asynccontextmanager
-async def lifespan(app):
-    tell("opened")
-    yield
-    tell("closed")
-
-def create_app() -> Litestar:
-    config = TasksConfig(registry=registry, BROKER)
-    return Litestar([index, send, send_slow], lifespan=[lifespan], plugins=[TasksPlugin(config)])
-"""
-IN_MEMORY = 'broker_url="memory://", in_process_worker=True'
-EMBEDDED = ""
-
-
-class Home:
-    """A folder with an app, and what runs in it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.started: list[Command] = []
-        self.port = free_port()
-
-    def write(self, broker: str = EMBEDDED, file: str = "sample.py", **changes: str) -> None:
-        """The app, with some of its text replaced. As editors do it: never half a file."""
-        text = APP.replace("BROKER", broker)
-        for old, new in changes.items():
-            assert old in text
-            text = text.replace(old, new)
-        draft = self.folder / f"{file}.new"
-        draft.parent.mkdir(exist_ok=True)
-        draft.write_text(text)
-        draft.rename(self.folder / file)
-
-    def start(self, *arguments: str, app: str | None = "sample:create_app", **variables: str) -> Command:
-        command = Command(self, [*(("--app", app) if app else ()), *arguments], variables)
-        self.started.append(command)
-        return command
-
-    def run(self, *arguments: str, app: str | None = "sample:create_app", **variables: str) -> tuple[int, str]:
-        command = self.start(*arguments, app=app, **variables)
-        return command.status(), command.output
-
-    def dev(self, *arguments: str, **variables: str) -> Command:
-        command = self.start("tasks", "dev", "--port", str(self.port), *arguments, **variables)
-        command.wait_for_output("Ctrl-C stops everything")
-        return command
-
-    def events(self, pattern: str) -> list[int]:
-        """The processes that told a word."""
-        try:
-            lines = [line.split() for line in (self.folder / "events").read_text().splitlines()]
-        except FileNotFoundError:
-            return []
-        return [int(pid) for pid, word in lines if re.fullmatch(pattern, word)]
-
-    def ask(self, path: str = "/", method: str = "GET") -> Any:
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}{path}", method=method)
-        with urllib.request.urlopen(request, timeout=SOON) as answer:
-            return json.load(answer)
-
-    def tear_down(self) -> None:
-        """Leave nothing running, however the test went."""
-        (self.folder / "finish").touch()
-        for command in self.started:
-            command.process.kill()
-            command.process.wait()
-        # Children notice by themselves; this is for those that do not.
-        with suppress(AssertionError):
-            wait_for(lambda: not self.alive(), 5)
-        for pid in self.alive():
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-
-    def alive(self) -> dict[int, str]:
-        """The processes that work in the folder, the embedded server among them, but for the commands."""
-        listing = subprocess.run(["ps", "-A", "-ww", "-o", "pid=,stat=,args="], capture_output=True, text=True).stdout
-        found = {}
-        for pid, stat, args in (line.split(None, 2) for line in listing.splitlines() if line.count(" ") > 1):
-            if str(self.folder) in args or (works_in(int(pid)) or self.folder.parent).is_relative_to(self.folder):
-                found[int(pid)] = f"{stat} {args}"
-        commands = {command.process.pid for command in self.started}
-        return {pid: line for pid, line in found.items() if pid not in commands and not line.startswith("Z")}
-
-
-class Command:
-    """A started `litestar`."""
-
-    def __init__(self, home: Home, arguments: list[str], variables: dict[str, str]) -> None:
-        self.log = home.folder / f"log-{len(home.started)}"
-        unset = ("LITESTAR_APP", "PORT", "MAKELEVEL", "NO_COLOR", "FORCE_COLOR", "TASKS_BROKER_URL")
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [LITESTAR, *arguments],
-                cwd=home.folder,
-                env={name: value for name, value in os.environ.items() if name not in unset} | variables,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
-
-    @property
-    def output(self) -> str:
-        return self.log.read_text()
-
-    def wait_for_output(self, pattern: str, seconds: float = SOON) -> re.Match[str]:
-        def found() -> re.Match[str] | None:
-            match = re.search(pattern, self.output)
-            assert match or self.process.poll() is None, f"it ended early\n{self.output}"
-            return match
-
-        match: re.Match[str] = wait_for(found, seconds, lambda: self.output)
-        return match
-
-    def status(self, seconds: float = SOON) -> int:
-        wait_for(lambda: self.process.poll() is not None, seconds, lambda: self.output)
-        return self.process.returncode
-
-    def stop(self, number: signal.Signals = signal.SIGINT) -> int:
-        self.process.send_signal(number)
-        return self.status()
-
-
-@pytest.fixture
-def home(tmp_path: Path) -> Iterator[Home]:
-    home = Home(tmp_path)
-    yield home
-    home.tear_down()
-
-
-def wait_for(what: Callable[[], Any], seconds: float = SOON, told: Callable[[], str] = str) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (value := what()):
-        assert time.monotonic() < deadline, f"nothing after {seconds} s\n{told()}"
-        time.sleep(0.02)
-    return value
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def works_in(pid: int) -> Path | None:
-    try:
-        return Path(f"/proc/{pid}/cwd").readlink()
-    except OSError:
-        return None
-
+from tests.homes import IN_MEMORY, SLOW_IMPORT, SOON, Home, as_process_1, children_of, enqueue, free_port, wait_for
 
 # ----------------------------------------------------------------------------------------- list and check
 
@@ -293,16 +96,6 @@ def test_workers_work_on_the_queues_that_they_are_given(home: Home) -> None:
     wait_for(lambda: home.events("crawl-begins"), told=lambda: slow.output)
 
 
-def enqueue(home: Home, *tasks: str) -> None:
-    calls = {"crawl": "sample.crawl.enqueue()", "greet": "sample.greet.enqueue(name='ada')"}
-    body = "".join(f"        await {calls[task]}\n" for task in tasks)
-    script = (
-        "import asyncio, sample\nasync def main():\n    async with sample.create_app().lifespan():\n"
-        f"{body}asyncio.run(main())"
-    )
-    subprocess.run([sys.executable, "-c", script], cwd=home.folder, check=True, timeout=SOON)
-
-
 def test_a_running_job_is_finished_before_the_worker_stops(home: Home) -> None:
     home.write()
     command = home.start("workers", "run")
@@ -343,15 +136,84 @@ def test_a_signal_that_arrives_twice_at_once_is_one(home: Home) -> None:
     assert home.events("crawl-ends") == [worker]
 
 
-def test_a_burst_ends_when_the_queues_are_empty(home: Home) -> None:
+def test_a_drain_runs_what_is_queued_and_ends(home: Home) -> None:
     home.write()
     (home.folder / "finish").touch()
-    enqueue(home, "crawl", "greet", "greet")
-    status, output = home.run("workers", "run", "--burst", "--processes", "2")
+    enqueue(home, "crawl", "greet", "greet", "later")
+    status, output = home.run("workers", "run", "--drain", "--processes", "2")
     assert status == 0, output
-    assert (len(home.events("greet-.*")), len(home.events("crawl-ends"))) == (2, 1)
+    assert (len(home.events("greet-ada-.*")), len(home.events("crawl-ends"))) == (2, 1)
     assert "restarting" not in output
-    assert home.run("workers", "run", "--burst", "--reload")[0] == 2
+    assert "drained: 3 complete" in output
+    assert "\x1b" not in output, "bars are for terminals"
+    assert not home.events("greet-late-.*"), "what is due later is left"
+    assert home.run("workers", "run", "--drain", "--reload")[0] == 2
+
+
+def test_a_drain_leaves_other_queues_alone(home: Home) -> None:
+    home.write()
+    enqueue(home, "crawl")
+    status, output = home.run("workers", "run", "--drain", "--queues", "default")
+    assert (status, "drained: there was nothing to do" in output) == (0, True), output
+    assert not home.events("crawl-.*")
+
+
+def test_a_drain_waits_for_what_other_workers_run(home: Home) -> None:
+    """Their jobs may be handed back, be retried, or enqueue more."""
+    home.write()
+    worker = home.start("workers", "run")
+    enqueue(home, "crawl")
+    (holder,) = wait_for(lambda: home.events("crawl-begins"), told=lambda: worker.output)
+    drain = home.start("workers", "run", "--drain")
+    drain.wait_for_output("draining: 0 jobs done, 1 left")
+    os.kill(worker.process.pid, signal.SIGTERM)
+    worker.wait_for_output("1 jobs are running")
+    (home.folder / "finish").touch()
+    assert drain.status() == 0, drain.output
+    assert home.events("crawl-ends") == [holder]
+
+
+def test_a_drain_that_is_stopped_early_has_failed(home: Home) -> None:
+    """What comes after it, in a script, counts on empty queues."""
+    home.write()
+    enqueue(home, "crawl")
+    drain = home.start("workers", "run", "--drain")
+    wait_for(lambda: home.events("crawl-begins"), told=lambda: drain.output)
+    drain.process.send_signal(signal.SIGTERM)
+    drain.wait_for_output("1 jobs are running")
+    (home.folder / "finish").touch()
+    assert drain.status() == 1
+    assert "stopped before the queues were empty" in drain.output
+
+
+def test_a_worker_that_is_stopped_during_a_drain_has_not_finished(home: Home) -> None:
+    """A service manager may signal it before its supervisor; by itself it is replaced."""
+    home.write()
+    enqueue(home, "crawl")
+    drain = home.start("workers", "run", "--drain")
+    (worker,) = wait_for(lambda: home.events("crawl-begins"), told=lambda: drain.output)
+    os.kill(worker, signal.SIGTERM)
+    drain.wait_for_output("1 jobs are running")
+    (home.folder / "finish").touch()
+    assert drain.status() == 0, drain.output
+    assert re.search(r"worker \(pid \d+\) exited with code 143; restarting", drain.output)
+
+
+def test_a_drain_in_a_terminal_has_a_bar(home: Home) -> None:
+    home.write()
+    enqueue(home, "greet", "greet", "greet")
+    screen, terminal = os.openpty()
+    try:
+        drain = home.start("workers", "run", "--drain", terminal=terminal, TERM="xterm", COLUMNS="80")
+        os.close(terminal)
+        seen = ""
+        with suppress(OSError):  # How the end of the other side is told.
+            while chunk := os.read(screen, 65_536):
+                seen += chunk.decode(errors="replace")
+        assert drain.status() == 0, seen
+    finally:
+        os.close(screen)
+    assert re.search(r"draining .*3/3", seen), seen
 
 
 def test_a_worker_that_is_killed_is_replaced(home: Home) -> None:
@@ -363,6 +225,69 @@ def test_a_worker_that_is_killed_is_replaced(home: Home) -> None:
     wait_for(lambda: len(home.events("opened")) == 2)
     enqueue(home, "greet")
     wait_for(lambda: home.events("greet-.*"))
+
+
+@pytest.mark.parametrize(
+    ("who", "number"),
+    [("supervisor", signal.SIGTERM), ("supervisor", signal.SIGINT), ("worker", signal.SIGTERM)],
+)
+def test_a_stop_while_the_app_is_imported_is_heeded_at_once(home: Home, who: str, number: signal.Signals) -> None:
+    home.write(**SLOW_IMPORT)
+    (home.folder / f"hold-{who}").touch()
+    command = home.start("workers", "run")
+    wait_for(lambda: home.events(f"imports-{who}"), told=lambda: command.output)
+    assert command.stop(number) == 0, command.output
+    assert "Traceback" not in command.output
+    assert not home.events("opened")
+    assert not home.alive()
+
+
+def test_as_process_1_it_heeds_a_stop_while_the_app_is_imported(home: Home) -> None:
+    """The kernel keeps signals from process 1 for which it has no handler."""
+    home.write(**SLOW_IMPORT)
+    (home.folder / "hold-supervisor").touch()
+    command = home.start("workers", "run", wrapper=as_process_1())
+    wait_for(lambda: home.events("imports-supervisor"), told=lambda: command.output)
+    (first,) = children_of(command.process.pid)
+    os.kill(first, signal.SIGTERM)
+    assert command.status() == 0, command.output
+
+
+def test_as_process_1_it_works_and_stops(home: Home) -> None:
+    home.write()
+    command = home.start("workers", "run", "--processes", "2", wrapper=as_process_1())
+    for number in (1, 2):
+        command.wait_for_output(rf"worker-{number} is up \(pid \d+\)")
+    (first,) = children_of(command.process.pid)
+    os.kill(first, signal.SIGTERM)
+    assert command.status() == 0, command.output
+    assert len(home.events("closed")) == 2
+    assert not home.alive()
+
+
+def test_a_worker_that_breaks_ends_its_process_and_is_replaced(home: Home) -> None:
+    """It does not stay, without claiming."""
+    home.write(
+        **{
+            "def create_app": """from litestar_tasks.worker.worker import Worker
+
+async def broken(self):
+    if not Path("broken").exists():
+        Path("broken").touch()
+        raise RuntimeError("no more claims")
+    await claims(self)
+
+claims, Worker._dispatch = Worker._dispatch, broken
+
+def create_app"""
+        }
+    )
+    command = home.start("workers", "run")
+    command.wait_for_output(r"worker \(pid \d+\) exited with code 1; restarting")
+    assert "no more claims" in command.output
+    enqueue(home, "greet")
+    wait_for(lambda: home.events("greet-.*"), told=lambda: command.output)
+    assert command.stop(signal.SIGTERM) == 0
 
 
 def test_workers_and_the_embedded_server_end_with_a_supervisor_that_is_killed(home: Home) -> None:

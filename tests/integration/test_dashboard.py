@@ -729,12 +729,12 @@ async def test_a_job_that_has_not_ended_cannot_be_retried() -> None:
 
 
 async def test_who_is_second_to_retry_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def taken(self: MemoryQueue, job: Job, error: str | None) -> None:
-        raise ValueError("it runs")
+    async def taken(self: MemoryQueue, key: str) -> bool:
+        return False
 
     async with running() as shop, shop.at() as client:
         await shop.job()
-        monkeypatch.setattr(MemoryQueue, "_retry", taken)
+        monkeypatch.setattr(MemoryQueue, "rerun", taken)
         assert (await client.post("/saq/api/queues/default/jobs/job-1/retry", headers=SCRIPT)).status_code == 409
 
 

@@ -106,6 +106,16 @@ async def test_a_job_is_stored_claimed_and_settled(app: RedisQueue, hand: Hand) 
     assert await app.status("never") is None
 
 
+async def test_the_job_that_an_enqueue_returns_can_be_updated_in_fields_that_it_had_not_set(app: RedisQueue) -> None:
+    job = (await app.submit(spec(key="k"))).job
+    assert (job.progress, job.error, job.attempts, job.meta) == (0.0, None, 0, {})
+    await job.update(progress=0.5, unknown=1)
+    assert job.progress == 0.5
+    stored = await app.job("k")
+    assert stored is not None
+    assert (stored.progress, stored.error, stored.status) == (0.5, None, Status.QUEUED)
+
+
 async def test_a_second_enqueue_of_a_key_returns_the_job_that_is_there(app: RedisQueue, hand: Hand) -> None:
     await app.submit(spec(1, key="k"))
     again = await app.submit(spec(2, key="k"))

@@ -23,7 +23,20 @@ LAYOUT = Layout("q")
 SCRIPTS = {
     name: Script(name)
     for name in (
-        ["abort", "adopt", "cycle", "enqueue", "patch", "reclaim", "recover", "refence", "register", "release", "renew"]
+        *(
+            "abort",
+            "adopt",
+            "cycle",
+            "enqueue",
+            "patch",
+            "reclaim",
+            "recover",
+            "refence",
+            "register",
+            "release",
+            "renew",
+        ),
+        *("counts", "delete", "lanes", "page", "pause", "purge", "rerun", "tally"),
     )
 }
 
@@ -192,6 +205,15 @@ def test_a_delayed_job_is_not_claimed_before_its_time(r: Redis) -> None:
     assert worker.claim(5) == ["a"]
 
 
+def test_a_retry_that_is_due_soon_rings_the_bell_though_its_own_call_claims(r: Redis) -> None:
+    r.enqueue("a")
+    worker = r.worker()
+    worker.claim(1)
+    _, state, _, wait, *_ = worker.cycle(5, worker.operation("retry", "a", 500))
+    assert (state, 0 < wait <= 500) == (3, True)
+    assert r.client.lrange(LAYOUT.queued, 0, -1) == [b"-"]
+
+
 def test_work_outside_of_the_list_that_workers_sleep_on_rings_a_bell_there(r: Redis) -> None:
     soon = int(time.time() * 1000) + 500
     for options in ({"priority": 4}, {"due": soon}):
@@ -295,8 +317,16 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
         ("reclaim", (5, 4)),
         ("reclaim", (1, 1 + LIMIT)),
         ("release", ("x", 1)),
-        ("abort", ("", '"r"', 1, 1)),
-        ("abort", ("id", "", 1, 1)),
+        ("abort", ('"r"', 1, 1, "", "")),
+        ("abort", ("", 1, 1, "id", "")),
+        ("abort", ('"r"', 1, 1)),
+        ("page", ("complete", "-inf", "+inf", 1, "", "", 201, 1)),
+        ("page", ("complete", "x", "+inf", 1, "", "", 1, 1)),
+        ("lanes", (1, "", 0, "", 0, 0, 1)),
+        ("delete", ("", "id")),
+        ("rerun", ("id", "", "", "x", 0)),
+        ("purge", (201,)),
+        ("tally", (1, "f", "x")),
         ("register", ("", 1, "w")),
         ("register", ("u", 0, "w")),
         ("renew", ("nobody", 1, 0)),
@@ -364,7 +394,7 @@ def test_a_job_that_is_lost_too_often_is_handed_to_the_finder_to_be_failed(r: Re
         r.expire(worker)
         r.unguard()
         first = finder.token
-        taken, _, _, _, lengths, data = finder.recover()
+        taken, _, _, _, lengths, data, _ = finder.recover()
         assert taken == (2 if loss == 1 else 1)
         assert claimed_keys(lengths, data) == {1: ["once"], 2: [], 3: ["poison"]}[loss]
         for number, key in enumerate(claimed_keys(lengths, data)):
@@ -421,7 +451,7 @@ def test_a_released_lease_hands_back_all_but_what_must_not_start_twice(r: Redis)
     r.unguard()
     assert other.claim(5) == ["a", "b"]
     first = other.token
-    taken, _, _, name, lengths, data = other.recover()
+    taken, _, _, name, lengths, data, _ = other.recover()
     assert (taken, name, claimed_keys(lengths, data)) == (1, b"worker", ["once"])
     assert r.state("once") == -first
     assert r.client.zcard(LAYOUT.key("leases")) == 1
@@ -463,7 +493,7 @@ def test_a_paused_queue_gives_nothing_and_keeps_everything(r: Redis) -> None:
 def test_aborting_a_waiting_job_ends_it_and_its_id_in_the_list_is_skipped(r: Redis) -> None:
     r.enqueue("a", "b")
     r.enqueue("later", due=int(time.time() * 1000) + 60_000)
-    abort = lambda key: r.run("abort", LAYOUT.job_id(key), '"no \\"more\\""', 600, 100)  # noqa: E731
+    abort = lambda key: r.run("abort", '"no \\"more\\""', 600, 100, LAYOUT.job_id(key), "")[0]  # noqa: E731
     assert [abort("a"), abort("later"), abort("a"), abort("never")] == [1, 1, 0, 0]
     assert r.record("a")["status"] == r.record("later")["status"] == "aborted"
     assert r.record("a")["error"] == 'no "more"'
@@ -478,7 +508,7 @@ def test_aborting_a_running_job_tells_its_worker_at_once_and_again_when_it_renew
     listener = r.client.pubsub(ignore_subscribe_messages=True)
     listener.subscribe(LAYOUT.key("ctl"))
     listener.get_message(timeout=5)
-    assert r.run("abort", LAYOUT.job_id("a"), '"enough"', 600, 100) == 2
+    assert r.run("abort", '"enough"', 600, 100, LAYOUT.job_id("a"), "") == [2]
     assert listener.get_message(timeout=5)["data"] == b'abort %d "enough"' % worker.held["a"]
     listener.close()
     assert r.run("renew", worker.holder, LEASE, 0)[3:] == [LAYOUT.job_id("a").encode(), b'"enough"']
@@ -492,7 +522,7 @@ def test_a_job_that_is_being_aborted_does_not_come_back(r: Redis, way: str) -> N
     r.enqueue("a")
     worker, other = r.worker(), r.worker()
     worker.claim(1)
-    r.run("abort", LAYOUT.job_id("a"), '"enough"', 600, 100)
+    r.run("abort", '"enough"', 600, 100, LAYOUT.job_id("a"), "")
     if way == "lost":
         r.expire(worker)
         r.unguard()
@@ -514,10 +544,17 @@ def test_a_key_is_refused_while_its_job_has_not_ended_and_free_afterwards(r: Red
     assert json.loads(r.enqueue("a")[0])["status"] == "active"
     worker.settle("complete", "a")
     assert json.loads(r.enqueue("a", mode="once")[0])["status"] == "complete"
-    assert json.loads(r.enqueue("a", mode="again")[0])["status"] == "complete"
     assert r.enqueue("a") == [1]
     assert r.client.ttl(LAYOUT.job_id("a")) == -1
     assert r.client.zcard(LAYOUT.key("complete")) == 0
+
+
+def test_a_repetition_is_refused_for_its_own_record_and_not_for_that_of_an_earlier_job_of_its_key(r: Redis) -> None:
+    r.client.set(LAYOUT.job_id("a"), '{"key":"a","queued":1767225600000,"status":"complete"}')
+    assert json.loads(r.enqueue("a", mode="again:1767225600000")[0])["status"] == "complete"
+    assert r.state("a") is None
+    assert r.enqueue("a", mode="again:1767225600001") == [1]
+    assert r.state("a") == 0
 
 
 def test_records_are_capped_by_count_and_a_new_life_is_not_dropped_with_the_old(r: Redis) -> None:
@@ -627,7 +664,7 @@ def test_whatever_happens_every_job_ends_once(r: Redis, seed: int) -> None:
                     r.run("reclaim", *unanswered.pop())
             case 9:
                 key = f"k{chance.randrange(step + 1)}"
-                if r.run("abort", LAYOUT.job_id(key), '"no"', 600, 10_000) == 1:
+                if r.run("abort", '"no"', 600, 10_000, LAYOUT.job_id(key), "") == [1]:
                     ended[key] += 1
             case 10:
                 worker = chance.choice(workers)
@@ -640,7 +677,7 @@ def test_whatever_happens_every_job_ends_once(r: Redis, seed: int) -> None:
                 before = {key for key in accepted if r.client.hexists(LAYOUT.key("aborts"), LAYOUT.job_id(key))}
                 finder = chance.choice(workers)
                 first = finder.token
-                _, _, _, _, lengths, data = finder.recover(limit=7, max_losses=50)
+                _, _, _, _, lengths, data, _ = finder.recover(limit=7, max_losses=50)
                 assert claimed_keys(lengths, data) == []
                 ended.update(
                     key

@@ -98,7 +98,8 @@ def test_the_app_can_use_its_settings() -> None:
 
 
 def test_the_worker_is_started_by_our_command() -> None:
-    assert command_of("worker") == "litestar --app app.asgi:create_app workers run"
+    assert command_of("worker") == "litestar --app app.asgi:create_app workers run --health-port 9000"
+    assert "http://127.0.0.1:9000/live" in SERVICES["worker"]["healthcheck"]["test"][-1]
 
 
 def test_no_password_is_written_down() -> None:

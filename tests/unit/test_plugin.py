@@ -172,7 +172,7 @@ class TestRefusing:
         [
             ("localhost:6379", "unknown scheme"),
             ("amqp://user:hunter2@host", "'amqp://host' has an unknown scheme"),
-            ("postgresql://host/db", "Postgres, which this release does not serve"),
+            ("postgresql+psycopg://host/db", "names a driver"),
             ("redis://:p@ss/w#rd@host:6379/0", "must be percent-encoded"),
             ("redis://host:port", "cannot be read"),
             ("unix://", "names no socket"),
@@ -203,6 +203,11 @@ class TestRefusing:
     def test_stock_settings_without_effect_are_refused(self, field: dict[str, Any]) -> None:
         with pytest.raises(ConfigurationError):
             QueueConfig(**field)
+
+    @pytest.mark.parametrize("field", ["keep_complete", "keep_failed"])
+    def test_a_queue_keeps_at_least_one_record(self, field: str) -> None:
+        with pytest.raises(ConfigurationError, match=f"{field} is 0"):
+            QueueConfig(**{field: 0})
 
     def test_a_dashboard_at_the_apps_root_is_refused(self) -> None:
         with pytest.raises(ConfigurationError, match="'/'"):

@@ -546,6 +546,7 @@ class TestDependencies:
 
 
 class TestStopping:
+    @pytest.mark.alone
     async def test_running_jobs_end_within_the_grace_and_an_idle_worker_stops_at_once(self, registry: Registry) -> None:
         started, ended = asyncio.Event(), asyncio.Event()
 
@@ -602,7 +603,7 @@ class TestStopping:
         assert "must not be started twice" in (record.error or "")
 
 
-async def test_a_burst_runs_what_is_ready_and_returns(registry: Registry) -> None:
+async def test_a_drain_runs_what_is_ready_and_returns(registry: Registry) -> None:
     ran: list[int] = []
 
     @registry.task
@@ -610,16 +611,53 @@ async def test_a_burst_runs_what_is_ready_and_returns(registry: Registry) -> Non
         ran.append(n)
         if n == 0:
             await job.enqueue(n=99)
+        if n == 4:
+            await job.using(delay=0.3).enqueue(n=100)
+            await until(lambda: 100 in ran)
 
     plugin = TasksPlugin(TasksConfig(registry=registry, broker_url="memory://", dashboard=None))
 
     async def fill(app: Litestar) -> None:
         await enqueue_many(job.bind(n=n) for n in range(5))
-        await job.using(delay=60).enqueue(n=-1)
+        await job.using(delay=3600).enqueue(n=-1)
 
     app = Litestar(plugins=[plugin], on_startup=[fill], logging_config=None)
-    assert await asyncio.wait_for(plugin.run_worker(app, burst=True), 10) == 0
-    assert ran == [0, 1, 2, 3, 4, 99]
+    assert await asyncio.wait_for(plugin.run_worker(app, drain=True), 10) == 0
+    assert ran == [0, 1, 2, 3, 4, 99, 100], "what becomes due meanwhile, too, and no more"
+
+
+async def test_a_drain_waits_for_all_queues_and_leaves_paused_ones(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    ran: list[str] = []
+
+    @registry.task(queue="one")
+    async def first(*, hops: int) -> None:
+        ran.append(f"first {hops}")
+        if hops:
+            await second.enqueue(hops=hops - 1)
+
+    @registry.task(queue="two")
+    async def second(*, hops: int) -> None:
+        ran.append(f"second {hops}")
+        if hops:
+            await first.enqueue(hops=hops - 1)
+
+    @registry.task(queue="halted")
+    async def never() -> None:
+        ran.append("never")
+
+    plugin = TasksPlugin(TasksConfig(registry=registry, broker_url="memory://", dashboard=None))
+
+    async def fill(app: Litestar) -> None:
+        await first.enqueue(hops=5)
+        await never.enqueue()
+        await plugin.get_queue("halted").pause()
+
+    app = Litestar(plugins=[plugin], on_startup=[fill], logging_config=None)
+    assert await asyncio.wait_for(plugin.run_worker(app, drain=True), 30) == 0
+    assert ran == ["first 5", "second 4", "first 3", "second 2", "first 1", "second 0"]
+    assert "queue 'halted' is paused; 1 jobs are left in it" in caplog.text
 
 
 async def test_a_task_that_blocks_the_event_loop_is_named(registry: Registry, caplog: pytest.LogCaptureFixture) -> None:
@@ -633,7 +671,7 @@ async def test_a_task_that_blocks_the_event_loop_is_named(registry: Registry, ca
         await busy.enqueue()
 
     app = Litestar(plugins=[plugin], on_startup=[fill], logging_config=None)
-    await plugin.run_worker(app, burst=True)
+    await plugin.run_worker(app, drain=True)
     assert "task 'busy' has blocked" in caplog.text
     assert "the event loop for" in caplog.text
 
