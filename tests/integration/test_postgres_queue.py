@@ -340,11 +340,10 @@ async def test_a_grouped_job_that_runs_holds_up_its_group_alone(url: str, make_q
 
 async def test_a_group_that_is_due_together_runs_one_after_another_in_order(url: str, make_queue: MakeQueue) -> None:
     one = make_queue(url)
-    when = time.time() + 0.2
-    for number in range(4):
-        job = grouped(f"g{number}", "g")
-        job.scheduled = when + number / 1000
-        await one.enqueue(job)
+    jobs = [_stored(one, grouped(f"g{number}", "g")) for number in range(4)]
+    for number, job in enumerate(jobs):
+        job.scheduled = time.time() + 0.2 + number / 1000
+    await one.store_many(jobs)
     hands = [await Hand(one).open(), await Hand(make_queue(url)).open()]
     for number in range(4):
         found: list[ClaimedJob] = []
@@ -361,8 +360,8 @@ async def test_workers_that_claim_at_the_same_moment_never_share_a_job_or_a_grou
     url: str, make_queue: MakeQueue
 ) -> None:
     producer = make_queue(url)
-    for number in range(200):
-        await producer.store(_stored(producer, grouped(f"k{number}", f"g{number % 7}" if number % 2 else None)))
+    groups = [f"g{number % 7}" if number % 2 else None for number in range(200)]
+    await producer.store_many([_stored(producer, grouped(f"k{n}", group)) for n, group in enumerate(groups)])
     hands = [await Hand(make_queue(url)).open() for _ in range(4)]
     running: dict[str, str] = {}
     seen: list[str] = []

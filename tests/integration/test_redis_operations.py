@@ -77,23 +77,23 @@ def specs(*keys: str) -> list[JobSpec]:
 
 
 @pytest.mark.parametrize("state", STATES)
-@pytest.mark.parametrize("newest_first", [True, False])
 async def test_a_page_costs_the_same_however_long_the_queue_is(
-    state: JobState, newest_first: bool, redis_url: str, make_queue: MakeQueue, server: Server
+    state: JobState, redis_url: str, make_queue: MakeQueue, server: Server
 ) -> None:
-    which, costs = JobFilter(state=state, newest_first=newest_first), []
-    for count in (200, 4_000):
+    costs: list[Counter[str]] = []
+    for count in (200, 1_500):
         server.client.flushall()
         fill(server.client, state, count)
         queue = make_queue(redis_url)
-        first = await queue.page(which, limit=40)  # the scripts are known now
+        await queue.page(JobFilter(state=state))  # the scripts are known now
         before = calls(server.client)
-        second = await queue.page(which, limit=40, cursor=first.cursor)
-        await queue.page(which, limit=40, cursor=second.cursor)
+        for newest_first in (True, False):
+            which = JobFilter(state=state, newest_first=newest_first)
+            first = await queue.page(which, limit=40)
+            second = await queue.page(which, limit=40, cursor=first.cursor)
+            await queue.page(which, limit=40, cursor=second.cursor)
+            assert len(first.jobs) == len(second.jobs) == 40
         costs.append(calls(server.client) - before)
-        assert len(first.jobs) == len(second.jobs) == 40
-    costs[0].pop("cmdstat_info", None)
-    costs[1].pop("cmdstat_info", None)
     assert costs[0] == costs[1]
     assert not {name for name in costs[1] if "scan" in name or "keys" in name}
 
@@ -103,7 +103,7 @@ async def test_a_search_reads_as_many_records_of_a_long_queue_as_of_a_longer_one
     state: JobState, redis_url: str, make_queue: MakeQueue, server: Server
 ) -> None:
     reads = []
-    for count in (1_000, 3_000):
+    for count in (600, 1_200):
         server.client.flushall()
         fill(server.client, state, count)
         queue = make_queue(redis_url)
@@ -120,7 +120,7 @@ async def test_a_step_of_an_operation_costs_the_same_however_many_there_are(
     action: BulkAction, state: JobState, redis_url: str, make_queue: MakeQueue, server: Server
 ) -> None:
     costs = []
-    for count in (200, 4_000):
+    for count in (200, 1_500):
         server.client.flushall()
         fill(server.client, state, count)
         queue = make_queue(redis_url)
@@ -136,7 +136,7 @@ async def test_counting_costs_the_same_however_many_there_are(
     redis_url: str, make_queue: MakeQueue, server: Server
 ) -> None:
     costs = []
-    for count in (300, 3_000):
+    for count in (200, 700):
         server.client.flushall()
         for state in STATES:
             if state != "retrying":

@@ -235,49 +235,37 @@ async def test_a_queue_waits_while_its_slot_moves_to_another_node_and_loses_and_
     assert len(said) <= 4 * 2 * 2
 
 
-async def test_the_queue_of_a_node_that_restarts_goes_on_and_others_notice_nothing(
+async def test_queues_outlive_the_restart_of_their_node_and_its_loss_where_it_has_a_replica(
     start_cluster: Callable[..., RedisCluster], make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
-    cluster = start_cluster()
+    cluster = start_cluster(replica=True)
     labels = {owner: label for label, owner in names(cluster)}
     crews = [Crew(make_queue(cluster.url, label=labels[number])) for number in (0, 2)]
-    feeds = [Feed(make_queue(cluster.url, label=labels[number]), "k") for number in (0, 2)]
+    lasting = make_queue(cluster.url, label=labels[0], durability="replicas:1", enqueue_deadline=5.0)
+    feeds = [Feed(lasting, "k"), Feed(make_queue(cluster.url, label=labels[2]), "k")]
+    later = make_queue(cluster.url, label=labels[0])
+
+    async def is_accepted() -> bool:
+        with suppress(QueueUnavailableError):
+            return bool((await later.submit(spec("after"))).job)
+        return False
+
     async with running(*crews):
         async with running(*feeds):
             await goes_on(*feeds)
-            cluster.nodes[0].kill()
-            await eventually(lambda: all(part.queue._outage.lasting > 0 for part in (crews[0], feeds[0])))
-            await goes_on(feeds[1])
-            cluster.nodes[0].start()
+            cluster.nodes[2].kill()
+            await eventually(lambda: all(part.queue._outage.lasting > 0 for part in (crews[1], feeds[1])))
+            await goes_on(feeds[0])
+            cluster.nodes[2].start()
             await goes_on(*feeds)
-        for crew, feed in zip(crews, feeds, strict=True):
-            await all_end(crew, feed)
-    assert outage_lines(caplog, labels[2]) == []
-
-
-async def test_a_replica_of_the_cluster_takes_over_what_it_has(
-    start_cluster: Callable[..., RedisCluster], make_queue: MakeQueue
-) -> None:
-    cluster = start_cluster(replica=True)
-    label = next(label for label, owner in names(cluster) if owner == 0)
-    crew = Crew(make_queue(cluster.url, label=label))
-    feed = Feed(make_queue(cluster.url, label=label, durability="replicas:1", enqueue_deadline=5.0), "k")
-    later = make_queue(cluster.url, label=label)
-    async with running(crew):
-        async with running(feed):
-            await goes_on(feed)
+            assert outage_lines(caplog, labels[0]) == []
             cluster.nodes[0].kill()
             killed = monotonic()
-        await all_end(crew, feed)
-
-        async def is_accepted() -> bool:
-            with suppress(QueueUnavailableError):
-                return bool((await later.submit(spec("after"))).job)
-            return False
-
+        for crew, feed in zip(crews, feeds, strict=True):
+            await all_end(crew, feed)
         await eventually(is_accepted, within=60)
-        await eventually(lambda: "after" in crew.ended, within=60)
-    assert doubled(crew, killed) == set()
+        await eventually(lambda: "after" in crews[0].ended, within=60)
+    assert doubled(crews[0], killed) == set()
 
 
 def doubled(crew: Crew, killed: float) -> set[str]:

@@ -193,6 +193,10 @@ class PostgresQueue(Operated, TaskQueue):
                 await self._before_enqueue(job)
         return await self._producer.store_many(jobs)
 
+    async def store_many(self, jobs: Sequence[Job], *, once: bool = False) -> list[Submission]:
+        """Store many jobs, in order; see ``TaskQueue.store``."""
+        return await self._producer.store_many([(job, once) for job in jobs])
+
     async def _enqueue(self, job: Job) -> Job | None:
         submission = await self.store(job)
         return None if submission.deduplicated else submission.job
