@@ -177,9 +177,9 @@ def test_it_works_under_a_root_path(page: Page, serve: Callable[..., str]) -> No
     page.goto(f"{url}/saq")
     page.get_by_role("link", name="default").click()
     page.get_by_role("link", name="job-1").click()
-    expect(page.get_by_text("RuntimeError: rain")).to_be_visible()
+    expect(page.get_by_text("RuntimeError: rain").first).to_be_visible()
     page.get_by_role("button", name="Retry").click()
-    expect(page.get_by_text("RuntimeError: rain")).to_be_visible()
+    expect(page.get_by_text("RuntimeError: rain").first).to_be_visible()
 
 
 def test_without_javascript_it_works_too(browser: Browser, serve: Callable[..., str]) -> None:
@@ -193,7 +193,7 @@ def test_without_javascript_it_works_too(browser: Browser, serve: Callable[..., 
         expect(page.get_by_role("heading", name="job-1")).to_be_visible()
         while not page.get_by_role("button", name="Retry").is_visible():
             page.reload()
-        expect(page.get_by_text("RuntimeError: rain")).to_be_visible()
+        expect(page.get_by_text("RuntimeError: rain").first).to_be_visible()
 
 
 def test_a_closed_dashboard_says_how_to_open_it(browser: Browser, serve: Callable[..., str]) -> None:

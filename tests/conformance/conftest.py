@@ -26,10 +26,6 @@ BROKERS: dict[str, Callable[[], Broker]] = {
 }
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "needs(*capabilities): skipped for brokers that declare none of that name.")
-
-
 @pytest.fixture(scope="session", params=sorted(BROKERS))
 def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
     one = BROKERS[request.param]()

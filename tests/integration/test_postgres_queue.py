@@ -68,7 +68,7 @@ async def make_queue() -> AsyncIterator[MakeQueue]:
     queues: list[PostgresQueue] = []
 
     def make(url: str, **options: object) -> PostgresQueue:
-        queues.append(PostgresQueue.from_url(url, **options))
+        queues.append(PostgresQueue.from_url(url, **{"enqueue_deadline": 10.0, **options}))
         return queues[-1]
 
     yield make
@@ -779,7 +779,7 @@ async def test_an_outage_costs_no_result_and_is_said_once(
     own: PostgresServer, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    hand = await Hand(make_queue(own.url(), enqueue_deadline=0.5, **SHORT)).open()
+    hand = await Hand(make_queue(own.url(), enqueue_deadline=2.0, **SHORT)).open()
     await hand.queue.submit_many([spec(f"k{number}") for number in range(3)])
     jobs = await hand.take(3)
     await asyncio.to_thread(own.stop)

@@ -54,6 +54,7 @@ class PostgresBroker:
             registry=registry,
             lease=lease,
             renew_every=lease / 5,
+            enqueue_deadline=10.0,  # how soon an enqueue gives up is no subject here, and machines are slow
             max_losses=max_losses,
             keep_complete=keep_complete,
             keep_failed=keep_failed,

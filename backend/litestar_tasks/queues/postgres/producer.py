@@ -216,7 +216,8 @@ class Producer:
         statement, parameters = _statement(self._queue.name, group)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.
-            rows = await self._link.ask(statement, parameters, timeout=self._deadline / 2)
+            timeout = self._deadline if self._link.connection is None else self._deadline / 2
+            rows = await self._link.ask(statement, parameters, timeout=timeout)
         except Away as error:
             for entry in group:
                 entry.sent = entry.sent or error.sent

@@ -7,7 +7,8 @@ plain connection does.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final
 
 import redis
 from redis.asyncio.connection import Connection, SSLConnection
@@ -20,7 +21,9 @@ if TYPE_CHECKING:
 
 __all__ = ("RoutedConnection", "RoutedSSLConnection", "SyncRoutedConnection", "SyncRoutedSSLConnection")
 
-_NO_MASTER = "it is no master (yet)"
+_NO_MASTER: Final = "it is no master (yet)"
+_THREADS: Final = ThreadPoolExecutor(4, thread_name_prefix="redis-route")
+"""Not those of the loop, which the application needs: hosts that are gone keep these waiting."""
 
 
 class RoutedConnection(Connection):
@@ -44,7 +47,7 @@ class RoutedConnection(Connection):
         """
         if self.is_connected:
             return
-        self.host, self.port = await asyncio.to_thread(self._route.find)
+        self.host, self.port = await asyncio.get_running_loop().run_in_executor(_THREADS, self._route.find)
         await super().connect()  # type: ignore[no-untyped-call]  # redis-py's
         if self._route.checks_role:
             await self.send_command("ROLE", check_health=False)

@@ -1,8 +1,8 @@
 """Which server serves a queue, where that can change: in a cluster, and behind Sentinel.
 
 It is found out for every connection anew, by asking whoever of the known nodes or sentinels answers first. Nothing is
-kept that could be out of date. The questions block, and are asked in a thread: connections are made by threads, too,
-and nobody waits for one often.
+kept that could be out of date. The questions block, and event loops ask them in threads: connections are made by
+threads, too, and seldom.
 """
 
 from __future__ import annotations
@@ -43,6 +43,10 @@ class MisdirectedError(RedisConnectionError):
 
 class WrongServerError(ResponseError):
     """The servers are not of the kind that the URL says."""
+
+
+_DECISIVE: Final = (AuthenticationError, NoPermissionError, WrongServerError)
+"""What does not change by waiting."""
 
 
 class Route(ABC):
@@ -91,12 +95,12 @@ class Route(ABC):
             try:
                 answer = self._ask_one(host, command)
             except (RedisError, OSError) as error:
-                failure = error
+                failure = failure if isinstance(failure, _DECISIVE) else error
                 continue
             if answer:
                 self._hosts = [host, *(other for other in self._hosts if other != host)]
                 return host, answer
-        if isinstance(failure, (AuthenticationError, NoPermissionError, WrongServerError)):
+        if isinstance(failure, _DECISIVE):
             raise failure
         raise RedisConnectionError(f"{self._ignorance()}{f': {failure}' if failure else ''}")
 
