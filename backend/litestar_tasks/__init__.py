@@ -27,6 +27,7 @@ from litestar_tasks.exceptions import (
     InvalidScheduleError,
     InvalidTaskError,
     JobAbortedError,
+    JobDiscardedError,
     JobError,
     JobFailedError,
     JobNotFoundError,
@@ -38,47 +39,58 @@ from litestar_tasks.exceptions import (
     UnknownQueueError,
     UnknownTaskError,
 )
-from litestar_tasks.job import CurrentJob, JobHandle, JobStatus
-from litestar_tasks.options import EnqueueOptions, TaskOptions
+from litestar_tasks.job import CurrentJob, JobHandle, JobOutcome, JobStatus
+from litestar_tasks.options import EnqueueOptions, RegistryOptions, TaskOptions
 from litestar_tasks.payload import INJECTED
 from litestar_tasks.plugin import TasksPlugin
 from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.registry import Registry
+from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear, Retry, Snooze
 from litestar_tasks.schedule import Schedule
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
 
 __all__ = (
     "INJECTED",
     "AnyTask",
+    "Backoff",
     "BrokerError",
     "Call",
     "ConfigurationError",
+    "Constant",
     "ContextTask",
     "CurrentJob",
     "DashboardConfig",
     "DeclarationError",
     "DependencyError",
+    "Discard",
     "DuplicateTaskError",
     "EmbeddedServerError",
     "EnqueueError",
     "EnqueueOptions",
     "Enqueuer",
+    "Exponential",
     "InvalidScheduleError",
     "InvalidTaskError",
     "JobAbortedError",
+    "JobDiscardedError",
     "JobError",
     "JobFailedError",
     "JobFilter",
     "JobHandle",
     "JobNotFoundError",
+    "JobOutcome",
     "JobStatus",
+    "Linear",
     "NotAttachedError",
     "PayloadError",
     "QueueConfig",
     "QueueUnavailableError",
     "Registry",
+    "RegistryOptions",
+    "Retry",
     "Schedule",
+    "Snooze",
     "StartupError",
     "SyncContextTask",
     "Task",

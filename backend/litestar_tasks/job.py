@@ -5,23 +5,39 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
-from typing import TYPE_CHECKING, Any, Generic, Literal, Protocol, TypeAlias
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias
 
 from saq.job import TERMINAL_STATUSES, Status
 from typing_extensions import TypeVar
 
-from litestar_tasks.exceptions import JobAbortedError, JobError, JobFailedError, JobNotFoundError
+from litestar_tasks.exceptions import JobAbortedError, JobDiscardedError, JobError, JobFailedError, JobNotFoundError
 
 if TYPE_CHECKING:
     from saq.job import Job
 
-__all__ = ("CurrentJob", "JobHandle", "JobQueue", "JobSpec", "JobStatus", "Submission", "status_of")
+__all__ = (
+    "ENDED",
+    "CurrentJob",
+    "JobHandle",
+    "JobOutcome",
+    "JobQueue",
+    "JobSpec",
+    "JobStatus",
+    "Submission",
+    "status_of",
+)
+
 
 R_co = TypeVar("R_co", covariant=True)
 
 JobStatus: TypeAlias = Literal["scheduled", "queued", "active", "complete", "failed", "aborted"]
 """SAQ's words. ``scheduled`` waits for its time, ``queued`` for a worker; the last three are final."""
+
+ENDED: Final = "ended"
+"""Where a job's ``meta`` keeps what SAQ's record has no field for: ``reason`` and ``error_type`` of how it ended."""
+
+_DISCARDED: Final = ("discarded", "expired")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -60,6 +76,40 @@ class Submission:
     job: Job
     """The stored job: this call's, or the one that was there under the same key."""
     deduplicated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOutcome(Generic[R_co]):
+    """How a job ended."""
+
+    id: str
+    """The job's id."""
+    status: Literal["complete", "failed", "aborted"]
+    """The job's last status."""
+    result: R_co | None = None
+    """What the task returned, as the annotated type; None unless the job is complete."""
+    error: str | None = None
+    """The worker's traceback or a sentence, without what looks like a secret; None if the job is complete."""
+    error_type: str | None = None
+    """The name of the class of what the task raised; None where it was not an exception that ended the job."""
+    reason: str | None = None
+    """What ended the job other than an error, an abort or a return: "discarded" by its task or by ``discard_on``,
+    "expired" before it started, "result" for one that does not fit or cannot be stored."""
+    started: datetime | None = None
+    """When the last attempt began; None for a job that was never started."""
+    ended: datetime | None = None
+    """When the job ended."""
+    attempts: int = 0
+    """How many attempts were counted."""
+    queue: str = ""
+    """The label of its queue."""
+    worker: str | None = None
+    """The id of the worker that ran the last attempt, as SAQ's tools show it."""
+
+    @property
+    def success(self) -> bool:
+        """Whether the job is complete."""
+        return self.status == "complete"
 
 
 class JobQueue(Protocol):
@@ -132,24 +182,47 @@ class JobHandle(Generic[R_co]):
         Raises:
             TimeoutError: The job had not ended in time.
             JobFailedError: It failed; carries the worker's traceback.
+            JobDiscardedError: Its task found it pointless, or it expired before it started.
             JobAbortedError: It was aborted.
             JobNotFoundError: It never existed, or its record has expired.
         """
-        job = await self._queue.wait(self._key, timeout)
-        if job is None:
-            raise JobNotFoundError(self.id)
+        job = await self._ended(timeout)
         if job.status is Status.FAILED:
-            raise JobFailedError(self.id, job.error or "no error was recorded")
+            raise JobFailedError(
+                self.id, job.error or "no error was recorded", error_type=_how_it_ended(job).get("error_type")
+            )
         if job.status is Status.ABORTED:
-            raise JobAbortedError(self.id, job.error or "no reason was recorded")
-        if self._decode is None:
-            return job.result  # type: ignore[no-any-return]  # SAQ types a result as Any
-        try:
-            return self._decode(job.result)
-        except (TypeError, ValueError) as error:
-            raise JobError(
-                self.id, f"the result of job {self.id!r} does not fit the task's return annotation: {error}"
-            ) from error
+            kind = JobDiscardedError if _how_it_ended(job).get("reason") in _DISCARDED else JobAbortedError
+            raise kind(self.id, job.error or "no reason was recorded")
+        return self._result_of(job)
+
+    async def outcome(self, *, timeout: float | None = None) -> JobOutcome[R_co]:
+        """Wait until the job ends, and say how, whether it succeeded or not.
+
+        Args:
+            timeout: Seconds to wait; 0 looks once. Defaults to None: as long as it takes.
+
+        Raises:
+            TimeoutError: The job had not ended in time.
+            JobNotFoundError: It never existed, or its record has expired.
+            JobError: It is complete, and its result does not fit the return annotation of this release.
+        """
+        job = await self._ended(timeout)
+        how = _how_it_ended(job)
+        complete = job.status is Status.COMPLETE
+        return JobOutcome(
+            id=self.id,
+            status=job.status.value,  # type: ignore[arg-type]  # a job that has ended has one of the three
+            result=self._result_of(job) if complete else None,
+            error=None if complete else job.error,
+            error_type=how.get("error_type"),
+            reason=how.get("reason"),
+            started=_moment(job.started),
+            ended=_moment(job.completed),
+            attempts=job.attempts,
+            queue=getattr(job.queue, "label", ""),
+            worker=job.worker_id,
+        )
 
     async def progress(self) -> float:
         """How far the task says it has come, from 0.0 to 1.0.
@@ -176,6 +249,22 @@ class JobHandle(Generic[R_co]):
             QueueUnavailableError: The broker did not answer.
         """
         return await self._queue.cancel(self._key, reason)
+
+    async def _ended(self, timeout: float | None) -> Job:
+        job = await self._queue.wait(self._key, timeout)
+        if job is None:
+            raise JobNotFoundError(self.id)
+        return job
+
+    def _result_of(self, job: Job) -> R_co:
+        if self._decode is None:
+            return job.result  # type: ignore[no-any-return]  # SAQ types a result as Any
+        try:
+            return self._decode(job.result)
+        except (TypeError, ValueError) as error:
+            raise JobError(
+                self.id, f"the result of job {self.id!r} does not fit the task's return annotation: {error}"
+            ) from error
 
 
 class CurrentJob(JobHandle[Any]):
@@ -227,3 +316,13 @@ def status_of(job: Job, *, due: float = 0.0) -> JobStatus:
     if job.status in (Status.ACTIVE, Status.ABORTING):
         return "active"
     return "scheduled" if (due or job.scheduled) > time.time() else "queued"
+
+
+def _how_it_ended(job: Job) -> dict[str, Any]:
+    """What ``meta`` says of the end; of a record that somebody else wrote, what can be read as such."""
+    how = job.meta.get(ENDED) if job.meta else None
+    return how if isinstance(how, dict) else {}
+
+
+def _moment(milliseconds: float) -> datetime | None:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None

@@ -14,7 +14,7 @@ from litestar.di import Dependency
 from msgspec import UNSET, UnsetType
 from saq.types import Context
 
-from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, split_path, unstorable
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, split_path, unstorable
 from litestar_tasks.exceptions import DeclarationError, DependencyError, InvalidTaskError, PayloadError
 
 __all__ = ("INJECTED", "Kind", "Parameter", "Payload", "read_parameters")
@@ -114,13 +114,17 @@ class Payload:
         task: The task's name, for errors.
         parameters: All parameters of the task, none of them unresolved.
         hooks: How the app stores types that msgspec does not know. Defaults to none.
+        limit: How many bytes of JSON a call's arguments may have. Defaults to None: any number.
 
     Raises:
         InvalidTaskError: A parameter's type cannot be stored.
     """
 
-    def __init__(self, task: str, parameters: list[Parameter], hooks: Hooks = _NO_HOOKS) -> None:
+    def __init__(
+        self, task: str, parameters: list[Parameter], hooks: Hooks = _NO_HOOKS, *, limit: int | None = None
+    ) -> None:
         self._task = task
+        self._limit = limit
         self._fields = [parameter for parameter in parameters if parameter.kind is Kind.PAYLOAD]
         self._names = frozenset(field.name for field in self._fields)
         self._required = frozenset(field.name for field in self._fields if field.required)
@@ -159,6 +163,12 @@ class Payload:
         except (TypeError, ValueError, RecursionError) as error:
             message, path = split_path(error)  # type: ignore[arg-type]  # RecursionError has a text like the others
             raise PayloadError(self._task, message, path=path) from error
+        if stored and self._limit is not None and (size := json_size(stored)) > self._limit:
+            raise PayloadError(
+                self._task,
+                f"the arguments have {size:,} bytes as JSON, and {self._limit:,} are allowed; store the data elsewhere "
+                "and pass its id, or raise the task's payload_limit",
+            )
         return stored
 
     def decode(self, stored: Mapping[str, Any] | None) -> tuple[list[Any], dict[str, Any]]:
@@ -210,7 +220,19 @@ class Payload:
 
 # What a SAQ user may write among the arguments of an enqueue, out of habit.
 _OPTION_NAMES: Final = frozenset(
-    {"delay", "key", "max_attempts", "priority", "queue", "retries", "run_at", "scheduled", "timeout", "ttl"}
+    {
+        "delay",
+        "expires",
+        "key",
+        "max_attempts",
+        "priority",
+        "queue",
+        "retries",
+        "run_at",
+        "scheduled",
+        "timeout",
+        "ttl",
+    }
 )
 
 

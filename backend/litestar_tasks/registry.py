@@ -24,7 +24,7 @@ from litestar_tasks.exceptions import (
     UnknownTaskError,
 )
 from litestar_tasks.job import JobHandle
-from litestar_tasks.options import DEFAULTS, SharedOptions, TaskOptions, check_options
+from litestar_tasks.options import DEFAULTS, RegistryOptions, TaskOptions, check_options
 from litestar_tasks.queue_config import QueueConfig
 from litestar_tasks.schedule import Schedule
 from litestar_tasks.task import AnyTask, ContextTask, SyncContextTask, Task, refuse_unnameable
@@ -100,7 +100,7 @@ class Registry:
         name: Names the registry in errors. Defaults to "tasks".
         allow_local: Also take functions that are local to another function, which only a worker of the same process
             can run: for tests. Defaults to False.
-        defaults: Options of every task that does not set them itself; see ``TaskOptions``.
+        defaults: Options of every task that does not set them itself; see ``RegistryOptions``.
 
     Attributes:
         task: The decorator: ``@task`` or ``@task(queue="emails", timeout=30)``.
@@ -108,9 +108,9 @@ class Registry:
         defaults: The checked defaults, durations in seconds.
     """
 
-    def __init__(self, name: str = "tasks", *, allow_local: bool = False, **defaults: Unpack[SharedOptions]) -> None:
+    def __init__(self, name: str = "tasks", *, allow_local: bool = False, **defaults: Unpack[RegistryOptions]) -> None:
         self.name = name
-        self.defaults: Mapping[str, Any] = check_options(defaults, SharedOptions, subject=f"registry {name!r}")
+        self.defaults: Mapping[str, Any] = check_options(defaults, RegistryOptions, subject=f"registry {name!r}")
         self.task = TaskDecorator(self._register, {})
         self._allow_local = allow_local
         self._tasks: dict[str, AnyTask] = {}

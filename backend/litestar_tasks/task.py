@@ -7,6 +7,7 @@ import functools
 import importlib
 import inspect
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,7 +17,7 @@ from saq.types import Context
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from litestar_tasks.attachment import Attachment
-from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, unstorable
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, unstorable
 from litestar_tasks.exceptions import DependencyError, InvalidTaskError
 from litestar_tasks.job import CurrentJob, JobHandle, JobSpec
 from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
@@ -76,7 +77,8 @@ class AnyTask:
         self.__name__ = self.__qualname__ = self.name
         self.options = {name: value for name, value in options.items() if name != "name"}
         self._levels: Mapping[str, Any] = {**DEFAULTS, **registry.defaults, **self.options}
-        self._plain = _stored_options(self._levels)
+        # What every call without options of its own stores; None where that differs from call to call.
+        self._plain = _stored_options(self._levels) if self._levels["expires"] is None else None
         self.is_async = inspect.iscoroutinefunction(fn)
         if self.is_async:
             _mark_as_coroutine_function(self)
@@ -99,7 +101,7 @@ class AnyTask:
         self.parameters, self._returns = read_parameters(
             self.fn, name=self.name, job_type=CurrentJob, namespace=namespace, hooks=hooks
         )
-        self._payload = Payload(self.name, self.parameters, hooks)
+        self._payload = Payload(self.name, self.parameters, hooks, limit=self._levels["payload_limit"])
         self.takes_context = any(parameter.kind is Kind.CONTEXT for parameter in self.parameters)
         self.job_parameters = [parameter.name for parameter in self.parameters if parameter.kind is Kind.JOB]
         self._result = self._compile_result(hooks)
@@ -122,6 +124,21 @@ class AnyTask:
         if self._result is None:
             self.compile({}, _NO_HOOKS)
         return cast("Codec[Any]", self._result)
+
+    def encode_result(self, value: Any) -> Any:
+        """What a queue stores of a result.
+
+        Raises:
+            ValueError, TypeError, RecursionError: It does not fit the return annotation, cannot be stored, or is too
+                large.
+        """
+        stored = self.result.encode_unchecked(value)
+        if stored is not None and (size := json_size(stored)) > self._levels["result_limit"]:
+            raise ValueError(
+                f"it has {size:,} bytes as JSON, and {self._levels['result_limit']:,} are allowed; store it elsewhere "
+                "and return its id, or raise the task's result_limit"
+            )
+        return stored
 
     @property
     def source(self) -> str:
@@ -153,7 +170,7 @@ class AnyTask:
 
     def stored_spec(self, payload: Mapping[str, Any], options: Mapping[str, Any]) -> JobSpec:
         """``spec`` for a payload that is encoded already."""
-        if not options:
+        if not options and self._plain is not None:
             return JobSpec(task=self.name, kwargs=payload, **self._plain)
         run_at = options.get("run_at")
         if options.get("delay"):
@@ -163,7 +180,7 @@ class AnyTask:
             kwargs=payload,
             key=options.get("key"),
             run_at=run_at,
-            **_stored_options({**self._levels, **options}),
+            **_stored_options({**self._levels, **options}, run_at),
         )
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[..., Any]:
@@ -366,18 +383,21 @@ def _by_queue(calls: Sequence[Call[Any]]) -> Iterator[tuple[Attachment, str, lis
         yield attachments[home], label, members
 
 
-def _stored_options(levels: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as a job's record holds them."""
+def _stored_options(levels: Mapping[str, Any], run_at: datetime | None = None) -> dict[str, Any]:
+    """Options as a job's record holds them; for a call that starts at ``run_at``, or now."""
     ttl = levels["ttl"]
     # Those for which SAQ's record has no field travel in its meta, where they are not the default.
     beside = ("at_most_once", "max_losses", "failed_ttl", "tag")
+    meta = {name: levels[name] for name in beside if levels[name] != DEFAULTS[name]}
+    if levels["expires"] is not None:
+        meta["expires"] = round(max(time.time(), run_at.timestamp() if run_at else 0) + levels["expires"], 3)
     return {
         "timeout": levels["timeout"] or 0,
         "max_attempts": levels["max_attempts"],
         # SAQ stores 0 for "for ever" and -1 for "not at all".
         "ttl": 0 if ttl is None else int(ttl) or -1,
         "priority": levels["priority"],
-        "meta": {name: levels[name] for name in beside if levels[name] != DEFAULTS[name]},
+        "meta": meta,
     }
 
 

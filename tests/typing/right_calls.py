@@ -2,14 +2,31 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
 
 from saq.types import Context
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from litestar_tasks import INJECTED, Call, CurrentJob, JobHandle, Registry, Task, TaskQueues, enqueue_many
+from litestar_tasks import (
+    INJECTED,
+    Backoff,
+    Call,
+    Constant,
+    CurrentJob,
+    Discard,
+    Exponential,
+    JobHandle,
+    JobOutcome,
+    Linear,
+    Registry,
+    Retry,
+    Snooze,
+    Task,
+    TaskQueues,
+    enqueue_many,
+)
 
 registry = Registry()
 task = registry.task
@@ -78,6 +95,27 @@ async def scheduled(ctx: Context, *, batch_size: int = 50) -> dict[str, int]:
     return {}
 
 
+@task(max_attempts=3, backoff=Exponential(base=2, cap=timedelta(minutes=5)), retry_on=OSError, discard_on=(KeyError,))
+async def retried(*, n: int) -> int:
+    if n == 1:
+        raise Retry("busy", delay=timedelta(seconds=5))
+    if n == 2:
+        raise Snooze(run_at=datetime.now(UTC))
+    raise Discard("gone")
+
+
+@task(backoff=lambda attempt: attempt**2, expires=60, payload_limit=1_000, result_limit=1_000)
+async def squared() -> None: ...
+
+
+def minutes(attempt: int) -> timedelta:
+    return timedelta(minutes=attempt)
+
+
+policies: list[Backoff] = [Constant(60), Linear(timedelta(seconds=10), cap=60), minutes]
+patient = Registry(backoff=minutes, retry_on=(OSError, ValueError), expires=timedelta(days=1))
+
+
 class Holder:
     @staticmethod
     @task
@@ -113,6 +151,10 @@ async def enqueueing(unknown: Any) -> None:
     assert_type(without_context.job("id"), JobHandle[int])
     assert_type(bare.job("id"), JobHandle[dict[str, str]])
     assert_type(registry.job("id"), JobHandle[Any])
+    assert_type(await retried.using(expires=timedelta(hours=1), max_attempts=1).enqueue(n=1), JobHandle[int])
+    assert_type(await (await retried.enqueue(n=1)).outcome(timeout=3), JobOutcome[int])
+    assert_type((await (await retried.enqueue(n=1)).outcome()).result, int | None)
+    assert_type(await (await squared.using(expires=None).enqueue()).outcome(), JobOutcome[None])
     by_hand: Task[[int], int] = task(plain)
     assert_type(await by_hand.enqueue(1), JobHandle[int])
     assert_type(await registry.get_task("x").using(delay=3).enqueue(1, a=2), JobHandle[Any])

@@ -16,6 +16,7 @@ from litestar_saq.base import Worker as StockWorker
 from saq.job import Status
 
 from litestar_tasks.exceptions import BrokerError
+from litestar_tasks.job import ENDED
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.history import remember
 from litestar_tasks.worker.execution import Execution, Outcome
@@ -289,13 +290,18 @@ _STATUS: Final = {
 
 def _record(job: ClaimedJob, outcome: Outcome) -> None:
     """Write an outcome into the job's own fields, as SAQ's tools read them."""
-    job.attempts += outcome.settlement in _COUNTED
+    expired = outcome.reason == "expired"
+    job.attempts += outcome.settlement in _COUNTED and not expired
     job.status = _STATUS.get(outcome.settlement, Status.QUEUED)
     job.touched = now = int(time.time() * 1000)
     if job.status is Status.QUEUED:
         if outcome.settlement is Settlement.RETRY:
-            worker, started = job.worker_id, job.started
-            remember(job, "retry", error=outcome.error, started=started, completed=now, worker=worker)
+            _remember(job, "retry", outcome)
+        elif outcome.settlement is Settlement.SNOOZE and outcome.error_type is not None:
+            _remember(job, "snooze", outcome)
+        if job.meta and "expires" in job.meta and (outcome.error_type or outcome.settlement is Settlement.HAND_BACK):
+            # It has been started in time, and what only holds until then would discard it the next time.
+            job.meta = {name: value for name, value in job.meta.items() if name != "expires"}
         if outcome.settlement is not Settlement.HAND_BACK:
             job.scheduled = cast("int", round(now / 1000 + outcome.delay, 3))  # to the ms, where SAQ counts seconds
         job.started, job.completed, job.worker_id, job.progress = 0, 0, None, 0.0
@@ -304,3 +310,20 @@ def _record(job: ClaimedJob, outcome: Outcome) -> None:
     job.completed, job.result, job.error = now, outcome.result, outcome.error
     if job.status is Status.COMPLETE:
         job.progress = 1.0
+        return
+    if expired:
+        job.started = 0
+    if outcome.reason or outcome.error_type:
+        job.meta = {**(job.meta or {}), ENDED: {"reason": outcome.reason, "error_type": outcome.error_type}}
+
+
+def _remember(job: ClaimedJob, how: str, outcome: Outcome) -> None:
+    remember(
+        job,
+        how,
+        error=outcome.error,
+        error_type=outcome.error_type,
+        started=job.started,
+        completed=job.touched,
+        worker=job.worker_id,
+    )
