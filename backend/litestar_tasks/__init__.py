@@ -16,6 +16,8 @@
 from __future__ import annotations
 
 from litestar_tasks.config import DashboardConfig, QueueConfig, TasksConfig
+from litestar_tasks.correlation import correlation_id
+from litestar_tasks.current import CurrentJob, track
 from litestar_tasks.exceptions import (
     BrokerError,
     ConfigurationError,
@@ -39,7 +41,8 @@ from litestar_tasks.exceptions import (
     UnknownQueueError,
     UnknownTaskError,
 )
-from litestar_tasks.job import CurrentJob, JobHandle, JobOutcome, JobStatus
+from litestar_tasks.job import Event, JobHandle, JobOutcome, JobSpec, JobStatus, LogLine
+from litestar_tasks.middleware import CallNext, EnqueueHook, Middleware
 from litestar_tasks.options import EnqueueOptions, RegistryOptions, TaskOptions
 from litestar_tasks.payload import INJECTED
 from litestar_tasks.plugin import TasksPlugin
@@ -56,6 +59,7 @@ __all__ = (
     "Backoff",
     "BrokerError",
     "Call",
+    "CallNext",
     "ConfigurationError",
     "Constant",
     "ContextTask",
@@ -67,8 +71,10 @@ __all__ = (
     "DuplicateTaskError",
     "EmbeddedServerError",
     "EnqueueError",
+    "EnqueueHook",
     "EnqueueOptions",
     "Enqueuer",
+    "Event",
     "Exponential",
     "InvalidScheduleError",
     "InvalidTaskError",
@@ -80,8 +86,11 @@ __all__ = (
     "JobHandle",
     "JobNotFoundError",
     "JobOutcome",
+    "JobSpec",
     "JobStatus",
     "Linear",
+    "LogLine",
+    "Middleware",
     "NotAttachedError",
     "PayloadError",
     "QueueConfig",
@@ -101,5 +110,7 @@ __all__ = (
     "TasksPlugin",
     "UnknownQueueError",
     "UnknownTaskError",
+    "correlation_id",
     "enqueue_many",
+    "track",
 )

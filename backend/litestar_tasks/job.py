@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAlias
@@ -11,25 +13,38 @@ from typing import TYPE_CHECKING, Any, Final, Generic, Literal, Protocol, TypeAl
 from saq.job import TERMINAL_STATUSES, Status
 from typing_extensions import TypeVar
 
-from litestar_tasks.exceptions import JobAbortedError, JobDiscardedError, JobError, JobFailedError, JobNotFoundError
+from litestar_tasks.exceptions import (
+    JobAbortedError,
+    JobDiscardedError,
+    JobError,
+    JobFailedError,
+    JobNotFoundError,
+)
 
 if TYPE_CHECKING:
     from saq.job import Job
 
 __all__ = (
+    "CAPACITY",
     "ENDED",
-    "CurrentJob",
+    "ENDS",
+    "LOG",
+    "MESSAGE",
+    "Capacity",
+    "Event",
     "JobHandle",
     "JobOutcome",
     "JobQueue",
     "JobSpec",
     "JobStatus",
+    "LogLine",
     "Submission",
+    "event_of",
     "status_of",
 )
 
-
 R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 JobStatus: TypeAlias = Literal["scheduled", "queued", "active", "complete", "failed", "aborted"]
 """SAQ's words. ``scheduled`` waits for its time, ``queued`` for a worker; the last three are final."""
@@ -38,6 +53,14 @@ ENDED: Final = "ended"
 """Where a job's ``meta`` keeps what SAQ's record has no field for: ``reason`` and ``error_type`` of how it ended."""
 
 _DISCARDED: Final = ("discarded", "expired")
+
+ENDS: Final = frozenset[JobStatus](("complete", "failed", "aborted"))
+"""The statuses that are final."""
+
+MESSAGE: Final = "message"
+"""Where a job's ``meta`` keeps what it says that it is doing."""
+LOG: Final = "log"
+"""Where a job's ``meta`` keeps its log: a list of ``{"at": ms, "text": …}``, the oldest line first."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -67,6 +90,35 @@ class JobSpec:
     """Refuse a key whose job has finished, too, as long as its record is kept."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What travels with the job beside its payload."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """How a job stood at one moment."""
+
+    status: JobStatus
+    """Where it stood."""
+    progress: float
+    """How far the task said it had come, from 0.0 to 1.0."""
+    message: str | None
+    """What it said it was doing; None where it said nothing."""
+    attempt: int
+    """The attempt that it was in, or waited for; of a job that has ended, its last one."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is the last one."""
+        return self.status in ENDS
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogLine:
+    """What a job said at one moment."""
+
+    at: datetime
+    """When, in UTC."""
+    text: str
+    """What."""
 
 
 @dataclass(slots=True)
@@ -125,9 +177,27 @@ class JobQueue(Protocol):
 
     async def status(self, key: str) -> JobStatus | None: ...
 
-    async def wait(self, key: str, timeout: float | None) -> Job | None: ...
+    def wait(self, key: str, timeout: float | None) -> Coroutine[Any, Any, Job | None]: ...
 
     async def cancel(self, key: str, reason: str) -> bool: ...
+
+    def change(self, key: str, seen: Event | None) -> Coroutine[Any, Any, Event | None]: ...
+
+
+class Capacity(Protocol):
+    """The place that a running attempt takes in its worker."""
+
+    def away(self, job_id: str) -> AbstractAsyncContextManager[None]:
+        """Leave the place to others within a block, in which this job is waited for.
+
+        Raises:
+            JobError: That could last for ever.
+        """
+        ...
+
+
+CAPACITY: Final[ContextVar[Capacity | None]] = ContextVar("capacity", default=None)
+"""The place of the attempt that runs here; None outside of workers."""
 
 
 class JobHandle(Generic[R_co]):
@@ -236,6 +306,43 @@ class JobHandle(Generic[R_co]):
             raise JobNotFoundError(self.id)
         return job.progress
 
+    async def logs(self) -> list[LogLine]:
+        """What the job has said by ``CurrentJob.log``: the last 100 lines, the oldest first.
+
+        Raises:
+            JobNotFoundError: It never existed, or its record has expired.
+            QueueUnavailableError: The broker did not answer.
+        """
+        job = await self._queue.job(self._key)
+        if job is None:
+            raise JobNotFoundError(self.id)
+        return [
+            LogLine(at=datetime.fromtimestamp(line["at"] / 1000, UTC), text=line["text"])
+            for line in (job.meta or {}).get(LOG, ())
+        ]
+
+    async def events(self) -> AsyncGenerator[Event, None]:
+        """How the job stands now, and then each change of its status, progress or message, until it has ended.
+
+        ::
+
+            async for event in job.events():
+                print(event.status, event.progress, event.message)
+
+        It is no record: of changes that follow each other at once, only the last one may be seen. The end always is.
+        An outage of the broker is waited for.
+
+        Raises:
+            JobNotFoundError: It never existed, or its record has expired.
+            JobError: Waiting here could last for ever; see ``result``.
+        """
+        seen: Event | None = None
+        while seen is None or not seen.ended:
+            seen = await self._away(self._queue.change(self._key, seen))
+            if seen is None:
+                raise JobNotFoundError(self.id)
+            yield seen
+
     async def abort(self, reason: str = "aborted by its caller") -> bool:
         """End the job: one that waits is never started, one that runs is cancelled.
 
@@ -251,7 +358,8 @@ class JobHandle(Generic[R_co]):
         return await self._queue.cancel(self._key, reason)
 
     async def _ended(self, timeout: float | None) -> Job:
-        job = await self._queue.wait(self._key, timeout)
+        waiting = self._queue.wait(self._key, timeout)
+        job = await (waiting if timeout == 0 else self._away(waiting))
         if job is None:
             raise JobNotFoundError(self.id)
         return job
@@ -266,41 +374,16 @@ class JobHandle(Generic[R_co]):
                 self.id, f"the result of job {self.id!r} does not fit the task's return annotation: {error}"
             ) from error
 
-
-class CurrentJob(JobHandle[Any]):
-    """The job that is running: a task gets it by annotating a parameter with this class."""
-
-    __slots__ = ("_job",)
-
-    def __init__(self, queue: JobQueue, job: Job) -> None:
-        super().__init__(queue, job.key)
-        self._job = job
-
-    @property
-    def attempt(self) -> int:
-        """Which attempt this is, counted from 1."""
-        return self._job.attempts + 1
-
-    @property
-    def fencing_token(self) -> int:
-        """A number that grows with each claim of the job, to fence your own writes: refuse one with a smaller token."""
-        return int(getattr(self._job, "token", 0))
-
-    @property
-    def lost(self) -> bool:
-        """Whether this run does not count any more: its worker was taken for lost, and the job runs elsewhere.
-
-        A coroutine is cancelled then; a sync task, which cannot be, may look here from time to time.
-        """
-        return bool(getattr(self._job, "lost", False))
-
-    async def set_progress(self, fraction: float) -> None:
-        """Say how far the task has come.
-
-        Args:
-            fraction: From 0.0 to 1.0; what lies outside is clamped.
-        """
-        await self._job.update(progress=min(1.0, max(0.0, fraction)))
+    async def _away(self, waiting: Coroutine[Any, Any, T]) -> T:
+        """Wait, and in a worker leave one's place to others meanwhile: to the very job, perhaps."""
+        capacity = CAPACITY.get()
+        if capacity is None:
+            return await waiting
+        try:
+            async with capacity.away(self.id):
+                return await waiting
+        finally:
+            waiting.close()  # where it was refused, it has not begun
 
 
 def status_of(job: Job, *, due: float = 0.0) -> JobStatus:
@@ -316,6 +399,21 @@ def status_of(job: Job, *, due: float = 0.0) -> JobStatus:
     if job.status in (Status.ACTIVE, Status.ABORTING):
         return "active"
     return "scheduled" if (due or job.scheduled) > time.time() else "queued"
+
+
+def event_of(job: Job, status: JobStatus) -> Event:
+    """How a stored job stands.
+
+    Args:
+        job: The record as SAQ reads it.
+        status: Where the queue says that it stands.
+    """
+    return Event(
+        status=status,
+        progress=job.progress,
+        message=None if status in ("scheduled", "queued") else (job.meta or {}).get(MESSAGE),
+        attempt=max(1, job.attempts if status in ENDS else job.attempts + 1),
+    )
 
 
 def _how_it_ended(job: Job) -> dict[str, Any]:

@@ -7,11 +7,14 @@ built-in (``DEFAULTS``).
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, TypedDict, cast
 
+from litestar.di import Provide
+
 from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff
 
 __all__ = (
@@ -20,6 +23,8 @@ __all__ = (
     "RegistryOptions",
     "SharedOptions",
     "TaskOptions",
+    "check_middleware",
+    "check_on_enqueue",
     "check_options",
     "check_run_at",
     "seconds",
@@ -75,6 +80,15 @@ class RegistryOptions(SharedOptions, total=False):
     result_limit: int
     """How many bytes of JSON the result may have; with a larger one the job fails, and is not run again. Defaults to
     1,048,576: 1 MiB."""
+    dependencies: Mapping[str, Provide | Callable[..., Any]]
+    """Litestar providers by the name of the parameter that they supply, before those of the app. A task has its own
+    and its registry's. Defaults to none."""
+    middleware: Sequence[Middleware]
+    """What wraps each attempt: ``async def (job, call_next)``. The app's is outermost, then come the registry's and
+    the task's, each in the order given. Defaults to none."""
+    on_enqueue: Sequence[EnqueueHook]
+    """What sees each call before it is stored, and may add to what travels with it: ``def (spec)``. The app's come
+    first, then the registry's and the task's. Defaults to none."""
 
 
 class TaskOptions(RegistryOptions, total=False):
@@ -112,6 +126,9 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "discard_on": (),
     "payload_limit": 262_144,
     "result_limit": 1_048_576,
+    "dependencies": {},
+    "middleware": (),
+    "on_enqueue": (),
 }
 
 
@@ -227,6 +244,46 @@ def _check_errors(value: Any, subject: str) -> tuple[type[Exception], ...]:
     return kinds
 
 
+def _check_dependencies(value: Any, subject: str) -> dict[str, Provide]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{subject} is {value!r}; give a mapping of names to providers")
+    providers: Mapping[Any, Any] = value
+    for name, provide in providers.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ConfigurationError(f"{subject} names {name!r}, which cannot be a parameter; use a name like 'client'")
+        if not callable(provide):
+            raise ConfigurationError(
+                f"{subject}: {name!r} is {provide!r}; give a function that returns it, or Provide(…) around one"
+            )
+    return {name: one if isinstance(one, Provide) else Provide(one, **_in_loop(one)) for name, one in providers.items()}
+
+
+def _in_loop(provide: Callable[..., Any]) -> dict[str, bool]:
+    """A plain function is called as it is: whoever wants a thread for it says so, as Litestar asks."""
+    return {} if inspect.iscoroutinefunction(provide) or _is_generator(provide) else {"sync_to_thread": False}
+
+
+def _is_generator(provide: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(provide) or inspect.isasyncgenfunction(provide)
+
+
+def _check_callables(what: str, *, is_async: bool) -> Callable[[Any, str], tuple[Any, ...]]:
+    def check(value: Any, subject: str) -> tuple[Any, ...]:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigurationError(f"{subject} is {value!r}; give a list of {what}")
+        members: Sequence[Any] = value
+        for one in members:
+            if not callable(one) or (inspect.isfunction(one) and inspect.iscoroutinefunction(one) is not is_async):
+                raise ConfigurationError(f"{subject} holds {one!r}; {what} are wanted")
+        return tuple(members)
+
+    return check
+
+
+check_middleware: Final = _check_callables("functions async def (job, call_next)", is_async=True)
+check_on_enqueue: Final = _check_callables("plain functions def (spec)", is_async=False)
+
+
 def _check_int(low: int, high: int) -> Callable[[Any, str], int]:
     def check(value: Any, subject: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -253,6 +310,9 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "discard_on": _check_errors,
     "payload_limit": _check_int(1, 512 * 2**20),
     "result_limit": _check_int(1, 512 * 2**20),
+    "dependencies": _check_dependencies,
+    "middleware": check_middleware,
+    "on_enqueue": check_on_enqueue,
     "tag": _check_tag,
     "delay": _check_duration,
     "run_at": check_run_at,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import SimpleNamespace
@@ -41,7 +41,8 @@ class Kind(Enum):
     JOB = "job"
     """The running job: a parameter annotated ``CurrentJob``."""
     INJECTED = "injected"
-    """A dependency: its default is ``INJECTED``, its annotation a ``NamedDependency``, or its type can't be stored."""
+    """A dependency: its default is ``INJECTED``, its annotation a ``NamedDependency``, the task or its registry has one
+    of its name, or its type can't be stored."""
     PAYLOAD = "payload"
     """An argument of the call."""
     UNRESOLVED = "unresolved"
@@ -68,6 +69,7 @@ def read_parameters(
     *,
     name: str,
     job_type: type,
+    supplied: Collection[str] = (),
     namespace: Mapping[str, Any] | None = None,
     hooks: Hooks | None = None,
 ) -> tuple[list[Parameter], Any]:
@@ -77,6 +79,7 @@ def read_parameters(
         fn: The task's function.
         name: The task's name, for errors.
         job_type: The class that stands for the running job in annotations.
+        supplied: Names for which the task or its registry has a dependency. Defaults to none.
         namespace: Names that annotations may use beside the function's module, or None at import, when names that
             cannot be resolved yet are left as ``Kind.UNRESOLVED``.
         hooks: How the app stores types that msgspec does not know. Defaults to none.
@@ -92,7 +95,7 @@ def read_parameters(
                 f"task {name!r}: parameter '{parameter}' takes any arguments, so nothing can be checked or stored by "
                 "name; list the parameters"
             )
-        kind, annotation = _classify(fn, parameter, position, name, job_type, namespace, hooks or _NO_HOOKS)
+        kind, annotation = _classify(fn, parameter, position, name, job_type, supplied, namespace, hooks or _NO_HOOKS)
         parameters.append(
             Parameter(
                 name=parameter.name,
@@ -242,6 +245,7 @@ def _classify(
     position: int,
     task: str,
     job_type: type,
+    supplied: Collection[str],
     namespace: Mapping[str, Any] | None,
     hooks: Hooks,
 ) -> tuple[Kind, Any]:
@@ -251,7 +255,7 @@ def _classify(
             if position:
                 raise InvalidTaskError(f"{where}: the context is the first parameter of a task")
             return Kind.CONTEXT, Context
-        return (Kind.INJECTED if parameter.default is INJECTED else Kind.PAYLOAD), Any
+        return (Kind.INJECTED if parameter.default is INJECTED or parameter.name in supplied else Kind.PAYLOAD), Any
     annotation = _resolve(fn, parameter.name, parameter.annotation, namespace)
     if annotation is _LATER:
         return Kind.UNRESOLVED, parameter.annotation
@@ -267,7 +271,7 @@ def _classify(
         )
     if plain is job_type:
         return Kind.JOB, annotation
-    if parameter.default is INJECTED or _is_dependency(annotation):
+    if parameter.default is INJECTED or parameter.name in supplied or _is_dependency(annotation):
         return Kind.INJECTED, annotation
     try:
         foreign = unstorable(annotation, hooks)

@@ -24,6 +24,7 @@ from litestar_tasks.exceptions import (
     UnknownTaskError,
 )
 from litestar_tasks.job import JobHandle
+from litestar_tasks.middleware import EnqueueHook
 from litestar_tasks.options import DEFAULTS, RegistryOptions, TaskOptions, check_options
 from litestar_tasks.queue_config import QueueConfig
 from litestar_tasks.schedule import Schedule
@@ -106,6 +107,7 @@ class Registry:
         task: The decorator: ``@task`` or ``@task(queue="emails", timeout=30)``.
         name: The registry's name.
         defaults: The checked defaults, durations in seconds.
+        on_enqueue: The hooks that see calls before they are stored, by the task's name; only of tasks that have any.
     """
 
     def __init__(self, name: str = "tasks", *, allow_local: bool = False, **defaults: Unpack[RegistryOptions]) -> None:
@@ -113,6 +115,7 @@ class Registry:
         self.defaults: Mapping[str, Any] = check_options(defaults, RegistryOptions, subject=f"registry {name!r}")
         self.task = TaskDecorator(self._register, {})
         self._allow_local = allow_local
+        self.on_enqueue: dict[str, tuple[EnqueueHook, ...]] = {}
         self._tasks: dict[str, AnyTask] = {}
         self._schedules: dict[str, Schedule] = {}
         self._attachments = Attachments(name)
@@ -308,6 +311,10 @@ class Registry:
             # The same source again, by a reload or under a second module name: it replaces, with its schedules.
             self._schedules = {id: one for id, one in self._schedules.items() if one.task != task.name}
         self._tasks[task.name] = task
+        if task.on_enqueue:
+            self.on_enqueue[task.name] = task.on_enqueue
+        else:
+            self.on_enqueue.pop(task.name, None)
 
     def _make_schedule(
         self,

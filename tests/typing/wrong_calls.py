@@ -39,6 +39,8 @@ async def wrong() -> None:
     await untyped_data.enqueue(data=3)  # wrong: a number for a dict
     result: int = await (await bare.enqueue(user_id=1)).result()  # wrong: another result
     task(timout=3)  # wrong: no such option
+    task(middleware=[without_context])  # wrong: no middleware
+    task(dependencies={"client": 7})  # wrong: no provider
     registry.scheduled_task(cron=3)  # wrong: an expression is a text
     task(backoff=60)  # wrong: a pause alone is no policy
     task(backoff="exponential")  # wrong: a text is no policy

@@ -7,12 +7,15 @@ import contextvars
 import logging
 import time
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from litestar_tasks.correlation import CORRELATION, correlation_id
+from litestar_tasks.current import CurrentJob
 from litestar_tasks.exceptions import PayloadError
-from litestar_tasks.job import CurrentJob
+from litestar_tasks.middleware import Middleware, call_through
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
 from litestar_tasks.redaction import masked_end, masked_text
 from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, pause_after
@@ -66,10 +69,18 @@ class Execution:
         registry: The tasks.
         dependencies: What the tasks need beside their payload.
         threads: Where sync tasks run.
+        middleware: What wraps every attempt, before that of the registry and the task. Defaults to none.
     """
 
-    def __init__(self, registry: Registry, dependencies: Dependencies, threads: Executor) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        dependencies: Dependencies,
+        threads: Executor,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
         self._registry = registry
+        self._middleware = tuple(middleware)
         self._dependencies = dependencies
         self._threads = threads
         self._deadlines = Deadlines()
@@ -92,22 +103,28 @@ class Execution:
         task = self._registry.find_task(job.function)
         if task is None:
             return _unknown_task(job)
+        # For this attempt alone: it has an asyncio task, and so a context, of its own.
+        correlation_id.set(job.meta.get(CORRELATION) if job.meta else None)
         try:
             args, kwargs = task.payload.decode(job.kwargs)
         except PayloadError as error:
             return Outcome(Settlement.QUARANTINED, error=str(error))
         if task.takes_context:
             args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
+        chain = self._middleware + task.middleware
+        current = CurrentJob(queue, job) if chain or task.job_parameters else None
         for name in task.job_parameters:
-            kwargs[name] = CurrentJob(queue, job)
+            kwargs[name] = current
         try:
-            if self._dependencies.needs(task):
-                async with self._dependencies.resolve(task) as injected:
-                    value = await self._call(task, job, args, {**kwargs, **injected})
+            if chain and current is not None:
+                value = await call_through(chain, current, lambda: self._supplied(task, job, args, kwargs))
             else:
-                value = await self._call(task, job, args, kwargs)
+                value = await self._supplied(task, job, args, kwargs)
         except Exception as error:  # whatever a task raises is its outcome
             return _raised(task, job, error)
+        finally:
+            if current is not None:
+                await current.close()
         try:
             return Outcome(Settlement.COMPLETE, result=task.encode_result(value))
         except (TypeError, ValueError, RecursionError) as error:
@@ -115,6 +132,12 @@ class Execution:
             text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
             logger.error("%s (job %s)", text, job.id)
             return Outcome(Settlement.FAILED, error=text, reason="result")
+
+    async def _supplied(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if not self._dependencies.needs(task):
+            return await self._call(task, job, args, kwargs)
+        async with self._dependencies.resolve(task) as injected:
+            return await self._call(task, job, args, {**kwargs, **injected})
 
     async def _call(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
         limit = job.timeout or None
