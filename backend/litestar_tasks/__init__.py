@@ -16,6 +16,8 @@
 from __future__ import annotations
 
 from litestar_tasks.config import DashboardConfig, QueueConfig, TasksConfig
+from litestar_tasks.correlation import correlation_id
+from litestar_tasks.current import CurrentJob, track
 from litestar_tasks.exceptions import (
     BrokerError,
     ConfigurationError,
@@ -27,6 +29,7 @@ from litestar_tasks.exceptions import (
     InvalidScheduleError,
     InvalidTaskError,
     JobAbortedError,
+    JobDiscardedError,
     JobError,
     JobFailedError,
     JobNotFoundError,
@@ -38,47 +41,65 @@ from litestar_tasks.exceptions import (
     UnknownQueueError,
     UnknownTaskError,
 )
-from litestar_tasks.job import CurrentJob, JobHandle, JobStatus
-from litestar_tasks.options import EnqueueOptions, TaskOptions
+from litestar_tasks.job import Event, JobHandle, JobOutcome, JobSpec, JobStatus, LogLine
+from litestar_tasks.middleware import CallNext, EnqueueHook, Middleware
+from litestar_tasks.options import EnqueueOptions, RegistryOptions, TaskOptions
 from litestar_tasks.payload import INJECTED
 from litestar_tasks.plugin import TasksPlugin
 from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.registry import Registry
+from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear, Retry, Snooze
 from litestar_tasks.schedule import Schedule
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
 
 __all__ = (
     "INJECTED",
     "AnyTask",
+    "Backoff",
     "BrokerError",
     "Call",
+    "CallNext",
     "ConfigurationError",
+    "Constant",
     "ContextTask",
     "CurrentJob",
     "DashboardConfig",
     "DeclarationError",
     "DependencyError",
+    "Discard",
     "DuplicateTaskError",
     "EmbeddedServerError",
     "EnqueueError",
+    "EnqueueHook",
     "EnqueueOptions",
     "Enqueuer",
+    "Event",
+    "Exponential",
     "InvalidScheduleError",
     "InvalidTaskError",
     "JobAbortedError",
+    "JobDiscardedError",
     "JobError",
     "JobFailedError",
     "JobFilter",
     "JobHandle",
     "JobNotFoundError",
+    "JobOutcome",
+    "JobSpec",
     "JobStatus",
+    "Linear",
+    "LogLine",
+    "Middleware",
     "NotAttachedError",
     "PayloadError",
     "QueueConfig",
     "QueueUnavailableError",
     "Registry",
+    "RegistryOptions",
+    "Retry",
     "Schedule",
+    "Snooze",
     "StartupError",
     "SyncContextTask",
     "Task",
@@ -89,5 +110,7 @@ __all__ = (
     "TasksPlugin",
     "UnknownQueueError",
     "UnknownTaskError",
+    "correlation_id",
     "enqueue_many",
+    "track",
 )

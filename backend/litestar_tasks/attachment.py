@@ -14,7 +14,7 @@ from litestar_tasks.exceptions import ConfigurationError, NotAttachedError
 if TYPE_CHECKING:
     from saq.job import Job
 
-    from litestar_tasks.job import JobQueue, JobSpec, JobStatus, Submission
+    from litestar_tasks.job import Event, JobQueue, JobSpec, JobStatus, Submission
 
 __all__ = ("Attachment", "Attachments")
 
@@ -133,6 +133,9 @@ class _ForeignLoopQueue:
 
     async def cancel(self, key: str, reason: str) -> bool:
         return await self._hop(self._queue.cancel(key, reason))
+
+    async def change(self, key: str, seen: Event | None) -> Event | None:
+        return await self._hop(self._queue.change(key, seen))
 
     async def _hop(self, work: Coroutine[Any, Any, T]) -> T:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))

@@ -5,16 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import inspect as types
 
-__all__ = ("Codec", "Hooks", "UnstorableTypeError", "split_path", "unstorable")
+__all__ = ("Codec", "Hooks", "UnstorableTypeError", "json_size", "split_path", "unstorable")
 
 T = TypeVar("T")
 
 _ABSENT: Final = object()
+_json: Final = msgspec.json.Encoder()
 _PATH: Final = re.compile(r"^(?P<message>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
 
 
@@ -90,7 +91,9 @@ class Codec(Generic[T]):
     def __init__(self, annotation: type[T], hooks: Hooks, *, outermost_is_checked: bool = False) -> None:
         self._type = annotation
         self._hooks = hooks
-        nodes = _walk(annotation)[1 if outermost_is_checked else 0 :]
+        tree = _walk(annotation)
+        nodes = tree[1 if outermost_is_checked else 0 :]
+        self._takes_none = _takes_none(tree[0])
         # Text, numbers and the like are validated completely by `convert`. What holds floats or untyped values has to
         # make the round trip, and so do objects: msgspec takes an instance of the right class as it is.
         self._loose = any(isinstance(node, _LOOSE) for node in nodes)
@@ -119,6 +122,21 @@ class Codec(Generic[T]):
             self._round_trip(value, stored)
         return stored
 
+    def encode_unchecked(self, value: Any) -> Any:
+        """A value that nobody has validated in JSON's own types: what a task returned.
+
+        Raises:
+            UnstorableTypeError: It holds something that cannot be stored.
+            msgspec.ValidationError: What would be stored does not fit the type.
+            UnicodeEncodeError: It holds text that is no Unicode, such as a lone surrogate.
+        """
+        if value is None and self._takes_none:
+            return None
+        stored = self.encode(cast("T", value))
+        if not self._loose:  # else it has made the round trip already
+            self.decode(stored)
+        return stored
+
     def decode(self, stored: Any) -> T:
         """Restore a value from what ``encode`` made of it, after any way through JSON.
 
@@ -145,7 +163,8 @@ class Codec(Generic[T]):
     def _changed(self, before: Any, after: Any) -> str | None:
         """The path to the first difference, or None."""
         if type(before) is not type(after):
-            return ""
+            # An int is a float to type checkers, and comes back as the one that the annotation says.
+            return None if type(before) is int and type(after) is float and before == after else ""
         for name, one, other in _parts(before, after):
             if (path := self._changed(one, other)) is not None:
                 return f"{name}{'.' if path[:1] not in ('', '.', '[') else ''}{path}"
@@ -154,6 +173,11 @@ class Codec(Generic[T]):
         # Two objects of a class without equality are the same if they are stored as the same.
         stored = (msgspec.to_builtins(one, enc_hook=self._hooks.encode) for one in (before, after))
         return None if next(stored) == next(stored) else ""
+
+
+def json_size(stored: Any) -> int:
+    """How many bytes of JSON a value has that ``Codec.encode`` has made."""
+    return len(_json.encode(stored))
 
 
 def split_path(error: msgspec.ValidationError | TypeError | ValueError) -> tuple[str, str]:
@@ -222,6 +246,13 @@ def _walk(annotation: Any) -> list[types.Type]:
             found[id(node)] = node
             todo.extend(getattr(node, name) for name in node.__struct_fields__)
     return list(found.values())
+
+
+def _takes_none(node: types.Type) -> bool:
+    """Whether None fits for certain, whatever an app's own types make of it."""
+    if isinstance(node, types.UnionType):
+        return any(isinstance(one, types.NoneType) for one in node.types)
+    return isinstance(node, (types.AnyType, types.NoneType))
 
 
 def _is_pydantic(cls: type) -> bool:

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
 
 from litestar_tasks.broker_url import REDIS_SCHEMES, RedisURL, redact
 from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.middleware import EnqueueHook, Middleware
+from litestar_tasks.options import check_middleware, check_on_enqueue
 from litestar_tasks.queue_config import QueueConfig
 from litestar_tasks.registry import Registry
 
 if TYPE_CHECKING:
+    from litestar import Litestar
     from litestar.types import Guard
 
-__all__ = ("DashboardConfig", "QueueConfig", "TasksConfig", "check_durability", "redact")
+__all__ = ("DashboardConfig", "QueueConfig", "TasksConfig", "WorkerLifespan", "check_durability", "redact")
+
+WorkerLifespan: TypeAlias = (
+    "Callable[[Litestar], AbstractAsyncContextManager[Mapping[str, object]] | AsyncIterator[Mapping[str, object]]]"
+)
+"""``async def (app)`` that yields once: what lives as long as a worker, by name."""
 
 _POSTGRES = ("postgresql", "postgres")
 _SCHEMES = (*REDIS_SCHEMES, *_POSTGRES, "memory")
@@ -73,6 +82,17 @@ class TasksConfig:
     in_process_worker: bool = False
     """Run a worker within the web process, on its event loop: for tests, for ``memory://`` and for small deployments
     of one process. Defaults to False: workers are processes of their own."""
+    lifespan: Sequence[WorkerLifespan] = ()
+    """What lives as long as a worker: functions of the app that yield a mapping once. Each worker process enters them
+    after the app's own lifespan and before it claims jobs, and leaves them when its last job has ended. What is in the
+    mappings is injected into tasks by name, and stands in ``ctx``. Defaults to none."""
+    middleware: Sequence[Middleware] = ()
+    """What wraps each attempt of every task, outside of what registries and tasks have. Defaults to none."""
+    on_enqueue: Sequence[EnqueueHook] = ()
+    """What sees each call before it is stored, before the hooks of registries and tasks. Defaults to none."""
+    correlation_headers: Sequence[str] = ("X-Request-ID", "traceparent")
+    """The headers of a request from which its jobs get their correlation id, the most important first; none to take it
+    from no request. Defaults to X-Request-ID and traceparent."""
     enqueue_timeout: float = 2.0
     """Seconds after which an enqueue that the broker has not answered raises ``QueueUnavailableError``. Defaults to
     2."""
@@ -97,6 +117,15 @@ class TasksConfig:
         if self.enqueue_timeout <= 0:
             raise ConfigurationError(f"enqueue_timeout is {self.enqueue_timeout}; give more than 0 seconds")
         check_durability(self.durability)
+        check_middleware(self.middleware, "middleware")
+        check_on_enqueue(self.on_enqueue, "on_enqueue")
+        if isinstance(self.correlation_headers, str):
+            raise ConfigurationError(
+                f"correlation_headers is {self.correlation_headers!r}; give a list: [{self.correlation_headers!r}]"
+            )
+        for one in self.lifespan:
+            if not callable(one):
+                raise ConfigurationError(f"lifespan holds {one!r}; give functions of the app that yield a mapping once")
         names = [config.name for config in self.queue_configs or ()]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigurationError(f"queue {min(twice)!r} is configured twice; join the two into one QueueConfig")

@@ -20,6 +20,7 @@
     │   ├── JobNotFoundError         never existed, or its record is gone
     │   ├── JobFailedError           it failed; carries the remote traceback
     │   └── JobAbortedError          it was aborted
+    │       └── JobDiscardedError    its task found it pointless, or it had not started before it expired
     └── BrokerError                  the broker itself
         └── EmbeddedServerError      the private server could not be started or joined
 
@@ -42,6 +43,7 @@ __all__ = (
     "InvalidScheduleError",
     "InvalidTaskError",
     "JobAbortedError",
+    "JobDiscardedError",
     "JobError",
     "JobFailedError",
     "JobNotFoundError",
@@ -193,10 +195,12 @@ class JobFailedError(JobError):
 
     Attributes:
         error: What the worker recorded: the remote traceback, or a sentence.
+        error_type: The name of the exception's class; None where the job failed for another reason.
     """
 
-    def __init__(self, job_id: str, error: str) -> None:
+    def __init__(self, job_id: str, error: str, *, error_type: str | None = None) -> None:
         self.error = error
+        self.error_type = error_type
         super().__init__(job_id, f"job {job_id!r} failed:\n{error}")
 
 
@@ -207,9 +211,20 @@ class JobAbortedError(JobError):
         reason: Who aborted it, or why.
     """
 
+    _participle = "aborted"
+
     def __init__(self, job_id: str, reason: str) -> None:
         self.reason = reason
-        super().__init__(job_id, f"job {job_id!r} was aborted: {reason}")
+        super().__init__(job_id, f"job {job_id!r} was {self._participle}: {reason}")
+
+
+class JobDiscardedError(JobAbortedError):
+    """The job was discarded: by its own task, by an exception in ``discard_on``, or because it expired.
+
+    It is an abort that nobody else asked for, and who does not tell the two apart catches ``JobAbortedError``.
+    """
+
+    _participle = "discarded"
 
 
 class BrokerError(TasksError):

@@ -6,13 +6,29 @@ built-in (``DEFAULTS``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, cast
+
+from litestar.di import Provide
 
 from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.middleware import EnqueueHook, Middleware
+from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff
 
-__all__ = ("DEFAULTS", "EnqueueOptions", "SharedOptions", "TaskOptions", "check_options", "check_run_at", "seconds")
+__all__ = (
+    "DEFAULTS",
+    "EnqueueOptions",
+    "RegistryOptions",
+    "SharedOptions",
+    "TaskOptions",
+    "check_middleware",
+    "check_on_enqueue",
+    "check_options",
+    "check_run_at",
+    "seconds",
+)
 
 
 class SharedOptions(TypedDict, total=False):
@@ -24,8 +40,8 @@ class SharedOptions(TypedDict, total=False):
     """How long one attempt may take, in seconds or as a timedelta; None for no limit. The clock starts with the
     function, not with the claim. Defaults to 300 seconds."""
     max_attempts: int
-    """How often the job is run at the most before its failure is final; it counts runs, so 1 means no retry. Between
-    two attempts lies a random time that doubles on average. Defaults to 1."""
+    """How often the job is run at the most before its failure is final; it counts runs, so 1 means no retry.
+    ``backoff`` says how long a retry waits. Defaults to 1."""
     ttl: float | timedelta | None
     """How long the record and the result of a complete job are kept; None for ever, 0 not at all. On Redis it is a
     minute at least, in which a repeated enqueue still finds the job. Defaults to one day."""
@@ -37,6 +53,9 @@ class SharedOptions(TypedDict, total=False):
     max_losses: int
     """With the loss of so many workers that ran it a job is failed, as it may be what ends them. Losses are no
     attempts: a worker that is killed is not the task's fault. Defaults to 3."""
+    expires: float | timedelta | None
+    """How long after its enqueue, or its ``run_at``, the job may still start for the first time: a worker discards a
+    later one without running it. None for no limit. Defaults to None."""
     failed_ttl: float | timedelta
     """How long the record of a job that failed or was aborted is kept at least. Defaults to 7 days."""
     tag: str | None
@@ -44,8 +63,36 @@ class SharedOptions(TypedDict, total=False):
     none."""
 
 
-class TaskOptions(SharedOptions, total=False):
-    """What ``@task(…)`` and ``Registry(…)`` take."""
+class RegistryOptions(SharedOptions, total=False):
+    """What ``@task(…)`` and ``Registry(…)`` take: also what is not stored with a job, but looked up by the worker."""
+
+    backoff: Backoff
+    """How long a retry waits: ``Constant``, ``Linear``, ``Exponential``, or a function of the number of the attempt
+    that failed. Defaults to Exponential(): a random time of at most 1 s, 2 s, 4 s, … and 300 s."""
+    retry_on: type[Exception] | tuple[type[Exception], ...]
+    """The exceptions that a further attempt may mend; with any other one the job fails at once. A timeout is a
+    ``TimeoutError``. Defaults to Exception: all of them."""
+    discard_on: type[Exception] | tuple[type[Exception], ...]
+    """The exceptions that make the job pointless: it is discarded. This wins over ``retry_on``. Defaults to none."""
+    payload_limit: int
+    """How many bytes of JSON the arguments of a call may have; a larger one is refused when it is made. Defaults to
+    262,144: 256 KiB."""
+    result_limit: int
+    """How many bytes of JSON the result may have; with a larger one the job fails, and is not run again. Defaults to
+    1,048,576: 1 MiB."""
+    dependencies: Mapping[str, Provide | Callable[..., Any]]
+    """Litestar providers by the name of the parameter that they supply, before those of the app. A task has its own
+    and its registry's. Defaults to none."""
+    middleware: Sequence[Middleware]
+    """What wraps each attempt: ``async def (job, call_next)``. The app's is outermost, then come the registry's and
+    the task's, each in the order given. Defaults to none."""
+    on_enqueue: Sequence[EnqueueHook]
+    """What sees each call before it is stored, and may add to what travels with it: ``def (spec)``. The app's come
+    first, then the registry's and the task's. Defaults to none."""
+
+
+class TaskOptions(RegistryOptions, total=False):
+    """What ``@task(…)`` takes."""
 
     name: str
     """The task's name, by which it is enqueued and stored. Defaults to the function's name."""
@@ -71,8 +118,17 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "priority": 0,
     "at_most_once": False,
     "max_losses": 3,
+    "expires": None,
     "failed_ttl": 604_800.0,
     "tag": None,
+    "backoff": DEFAULT_BACKOFF,
+    "retry_on": (Exception,),
+    "discard_on": (),
+    "payload_limit": 262_144,
+    "result_limit": 1_048_576,
+    "dependencies": {},
+    "middleware": (),
+    "on_enqueue": (),
 }
 
 
@@ -86,7 +142,7 @@ def check_options(options: Mapping[str, Any], kind: type, *, subject: str) -> di
 
     Args:
         options: As they were given.
-        kind: ``TaskOptions`` or ``EnqueueOptions``: which names are known.
+        kind: ``RegistryOptions``, ``TaskOptions`` or ``EnqueueOptions``: which names are known.
         subject: What they belong to, for errors: "task 'send_receipt'".
 
     Raises:
@@ -95,19 +151,24 @@ def check_options(options: Mapping[str, Any], kind: type, *, subject: str) -> di
     known = kind.__annotations__.keys() | SharedOptions.__annotations__.keys()
     if unknown := options.keys() - known:
         name = min(unknown)
-        raise ConfigurationError(
-            f"{subject}: unknown option {name!r}{_HABITS.get(name, '')}; known: {', '.join(sorted(known))}"
-        )
+        hint = _HABITS.get(name, "").format(options[name])
+        if name in RegistryOptions.__annotations__:
+            hint = " (it is an option of the task or the registry, not of a call)"
+        raise ConfigurationError(f"{subject}: unknown option {name!r}{hint}; known: {', '.join(sorted(known))}")
     if "delay" in options and "run_at" in options:
         raise ConfigurationError(f"{subject}: both delay and run_at were given; give one")
     return {name: _CHECKS[name](value, f"{subject}: {name}") for name, value in options.items()}
 
 
-# What users of other libraries write for the same thing.
+# What users of other libraries write for the same thing; the braces are for what they gave.
 _HABITS: Final = {
     "max_retries": " (max_attempts counts runs: one more)",
     "max_tries": " (it is max_attempts)",
     "retries": " (it is max_attempts)",
+    "retry_delay": " (write backoff=Constant({0!r}))",
+    "retry_backoff": " (write backoff=Exponential())",
+    "retry_kwargs": " (they are max_attempts and backoff)",
+    "autoretry_for": " (it is retry_on)",
     "scheduled": " (it is run_at or delay)",
     "scheduled_at": " (it is run_at)",
     "schedule": " (it is run_at)",
@@ -160,6 +221,69 @@ def _check_bool(value: Any, subject: str) -> bool:
     return value
 
 
+def _check_backoff(value: Any, subject: str) -> Backoff:
+    if isinstance(value, type):
+        raise ConfigurationError(f"{subject} is the class {value.__name__}; make one: {value.__name__}(…)")
+    if isinstance(value, int | float | timedelta):
+        raise ConfigurationError(f"{subject} is {value!r}; write backoff=Constant({value!r}) for that pause every time")
+    if not callable(value) or inspect.iscoroutinefunction(value):
+        raise ConfigurationError(
+            f"{subject} is {value!r}; give Constant(…), Linear(…), Exponential(…), or a plain function of the number "
+            "of the attempt"
+        )
+    return cast("Backoff", value)
+
+
+def _check_errors(value: Any, subject: str) -> tuple[type[Exception], ...]:
+    kinds = value if isinstance(value, tuple) else (value,)
+    for kind in kinds:
+        if not isinstance(kind, type) or not issubclass(kind, Exception):
+            raise ConfigurationError(
+                f"{subject} holds {kind!r}; give a class of exceptions, or a tuple of such classes"
+            )
+    return kinds
+
+
+def _check_dependencies(value: Any, subject: str) -> dict[str, Provide]:
+    if not isinstance(value, Mapping):
+        raise ConfigurationError(f"{subject} is {value!r}; give a mapping of names to providers")
+    providers: Mapping[Any, Any] = value
+    for name, provide in providers.items():
+        if not isinstance(name, str) or not name.isidentifier():
+            raise ConfigurationError(f"{subject} names {name!r}, which cannot be a parameter; use a name like 'client'")
+        if not callable(provide):
+            raise ConfigurationError(
+                f"{subject}: {name!r} is {provide!r}; give a function that returns it, or Provide(…) around one"
+            )
+    return {name: one if isinstance(one, Provide) else Provide(one, **_in_loop(one)) for name, one in providers.items()}
+
+
+def _in_loop(provide: Callable[..., Any]) -> dict[str, bool]:
+    """A plain function is called as it is: whoever wants a thread for it says so, as Litestar asks."""
+    return {} if inspect.iscoroutinefunction(provide) or _is_generator(provide) else {"sync_to_thread": False}
+
+
+def _is_generator(provide: Callable[..., Any]) -> bool:
+    return inspect.isgeneratorfunction(provide) or inspect.isasyncgenfunction(provide)
+
+
+def _check_callables(what: str, *, is_async: bool) -> Callable[[Any, str], tuple[Any, ...]]:
+    def check(value: Any, subject: str) -> tuple[Any, ...]:
+        if isinstance(value, str) or not isinstance(value, Sequence):
+            raise ConfigurationError(f"{subject} is {value!r}; give a list of {what}")
+        members: Sequence[Any] = value
+        for one in members:
+            if not callable(one) or (inspect.isfunction(one) and inspect.iscoroutinefunction(one) is not is_async):
+                raise ConfigurationError(f"{subject} holds {one!r}; {what} are wanted")
+        return tuple(members)
+
+    return check
+
+
+check_middleware: Final = _check_callables("functions async def (job, call_next)", is_async=True)
+check_on_enqueue: Final = _check_callables("plain functions def (spec)", is_async=False)
+
+
 def _check_int(low: int, high: int) -> Callable[[Any, str], int]:
     def check(value: Any, subject: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -179,7 +303,16 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "priority": _check_int(-100, 100),
     "at_most_once": _check_bool,
     "max_losses": _check_int(1, 1_000),
+    "expires": _check_timeout,
     "failed_ttl": _check_duration,
+    "backoff": _check_backoff,
+    "retry_on": _check_errors,
+    "discard_on": _check_errors,
+    "payload_limit": _check_int(1, 512 * 2**20),
+    "result_limit": _check_int(1, 512 * 2**20),
+    "dependencies": _check_dependencies,
+    "middleware": check_middleware,
+    "on_enqueue": check_on_enqueue,
     "tag": _check_tag,
     "delay": _check_duration,
     "run_at": check_run_at,

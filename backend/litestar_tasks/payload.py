@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from litestar.di import Dependency
 from msgspec import UNSET, UnsetType
 from saq.types import Context
 
-from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, split_path, unstorable
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, split_path, unstorable
 from litestar_tasks.exceptions import DeclarationError, DependencyError, InvalidTaskError, PayloadError
 
 __all__ = ("INJECTED", "Kind", "Parameter", "Payload", "read_parameters")
@@ -41,7 +41,8 @@ class Kind(Enum):
     JOB = "job"
     """The running job: a parameter annotated ``CurrentJob``."""
     INJECTED = "injected"
-    """A dependency: its default is ``INJECTED``, its annotation a ``NamedDependency``, or its type can't be stored."""
+    """A dependency: its default is ``INJECTED``, its annotation a ``NamedDependency``, the task or its registry has one
+    of its name, or its type can't be stored."""
     PAYLOAD = "payload"
     """An argument of the call."""
     UNRESOLVED = "unresolved"
@@ -68,6 +69,7 @@ def read_parameters(
     *,
     name: str,
     job_type: type,
+    supplied: Collection[str] = (),
     namespace: Mapping[str, Any] | None = None,
     hooks: Hooks | None = None,
 ) -> tuple[list[Parameter], Any]:
@@ -77,6 +79,7 @@ def read_parameters(
         fn: The task's function.
         name: The task's name, for errors.
         job_type: The class that stands for the running job in annotations.
+        supplied: Names for which the task or its registry has a dependency. Defaults to none.
         namespace: Names that annotations may use beside the function's module, or None at import, when names that
             cannot be resolved yet are left as ``Kind.UNRESOLVED``.
         hooks: How the app stores types that msgspec does not know. Defaults to none.
@@ -92,7 +95,7 @@ def read_parameters(
                 f"task {name!r}: parameter '{parameter}' takes any arguments, so nothing can be checked or stored by "
                 "name; list the parameters"
             )
-        kind, annotation = _classify(fn, parameter, position, name, job_type, namespace, hooks or _NO_HOOKS)
+        kind, annotation = _classify(fn, parameter, position, name, job_type, supplied, namespace, hooks or _NO_HOOKS)
         parameters.append(
             Parameter(
                 name=parameter.name,
@@ -114,13 +117,17 @@ class Payload:
         task: The task's name, for errors.
         parameters: All parameters of the task, none of them unresolved.
         hooks: How the app stores types that msgspec does not know. Defaults to none.
+        limit: How many bytes of JSON a call's arguments may have. Defaults to None: any number.
 
     Raises:
         InvalidTaskError: A parameter's type cannot be stored.
     """
 
-    def __init__(self, task: str, parameters: list[Parameter], hooks: Hooks = _NO_HOOKS) -> None:
+    def __init__(
+        self, task: str, parameters: list[Parameter], hooks: Hooks = _NO_HOOKS, *, limit: int | None = None
+    ) -> None:
         self._task = task
+        self._limit = limit
         self._fields = [parameter for parameter in parameters if parameter.kind is Kind.PAYLOAD]
         self._names = frozenset(field.name for field in self._fields)
         self._required = frozenset(field.name for field in self._fields if field.required)
@@ -159,6 +166,12 @@ class Payload:
         except (TypeError, ValueError, RecursionError) as error:
             message, path = split_path(error)  # type: ignore[arg-type]  # RecursionError has a text like the others
             raise PayloadError(self._task, message, path=path) from error
+        if stored and self._limit is not None and (size := json_size(stored)) > self._limit:
+            raise PayloadError(
+                self._task,
+                f"the arguments have {size:,} bytes as JSON, and {self._limit:,} are allowed; store the data elsewhere "
+                "and pass its id, or raise the task's payload_limit",
+            )
         return stored
 
     def decode(self, stored: Mapping[str, Any] | None) -> tuple[list[Any], dict[str, Any]]:
@@ -210,7 +223,19 @@ class Payload:
 
 # What a SAQ user may write among the arguments of an enqueue, out of habit.
 _OPTION_NAMES: Final = frozenset(
-    {"delay", "key", "max_attempts", "priority", "queue", "retries", "run_at", "scheduled", "timeout", "ttl"}
+    {
+        "delay",
+        "expires",
+        "key",
+        "max_attempts",
+        "priority",
+        "queue",
+        "retries",
+        "run_at",
+        "scheduled",
+        "timeout",
+        "ttl",
+    }
 )
 
 
@@ -220,6 +245,7 @@ def _classify(
     position: int,
     task: str,
     job_type: type,
+    supplied: Collection[str],
     namespace: Mapping[str, Any] | None,
     hooks: Hooks,
 ) -> tuple[Kind, Any]:
@@ -229,7 +255,7 @@ def _classify(
             if position:
                 raise InvalidTaskError(f"{where}: the context is the first parameter of a task")
             return Kind.CONTEXT, Context
-        return (Kind.INJECTED if parameter.default is INJECTED else Kind.PAYLOAD), Any
+        return (Kind.INJECTED if parameter.default is INJECTED or parameter.name in supplied else Kind.PAYLOAD), Any
     annotation = _resolve(fn, parameter.name, parameter.annotation, namespace)
     if annotation is _LATER:
         return Kind.UNRESOLVED, parameter.annotation
@@ -245,7 +271,7 @@ def _classify(
         )
     if plain is job_type:
         return Kind.JOB, annotation
-    if parameter.default is INJECTED or _is_dependency(annotation):
+    if parameter.default is INJECTED or parameter.name in supplied or _is_dependency(annotation):
         return Kind.INJECTED, annotation
     try:
         foreign = unstorable(annotation, hooks)

@@ -9,12 +9,14 @@ import signal
 from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
+    AsyncExitStack,
     ExitStack,
     asynccontextmanager,
     contextmanager,
     nullcontext,
     suppress,
 )
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar.di import Provide
@@ -26,12 +28,14 @@ from litestar_saq import SAQPlugin
 from litestar_tasks.attachment import Attachment
 from litestar_tasks.codec import Hooks
 from litestar_tasks.config import TasksConfig
+from litestar_tasks.correlation import correlation_id, from_headers
 from litestar_tasks.exceptions import ConfigurationError, NotAttachedError, QueueUnavailableError, StartupError
 from litestar_tasks.outbox.session import session_providers
 from litestar_tasks.queues.broker import Broker, queue_configs
 from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.worker.dependencies import Dependencies
 from litestar_tasks.worker.drain import until_empty
+from litestar_tasks.worker.lifespan import entered
 from litestar_tasks.worker.scheduler import Scheduler
 from litestar_tasks.worker.watchdog import Watchdog
 from litestar_tasks.worker.worker import Worker
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from click import Group
     from litestar import Litestar, Request
     from litestar.config.app import AppConfig
+    from litestar.types import ASGIApp, Receive, Scope, Send
 
     from litestar_tasks.queues.base import TaskQueue
 
@@ -82,6 +87,9 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             raise ConfigurationError("the app has a SAQPlugin; TasksPlugin replaces it: remove the SAQPlugin")
         if sum(isinstance(plugin, TasksPlugin) for plugin in plugins) > 1:
             raise ConfigurationError("the app has two TasksPlugins; one serves all queues of a registry")
+        if self._config.correlation_headers:
+            names = tuple(name.lower().encode() for name in self._config.correlation_headers)
+            app_config.middleware.insert(0, partial(_correlated, names=names))
         app_config.dependencies.setdefault("task_queues", Provide(self.get_queues, sync_to_thread=False))
         app_config.signature_namespace.setdefault("TaskQueues", TaskQueues)
         app_config.exception_handlers.setdefault(QueueUnavailableError, _unavailable)
@@ -126,21 +134,34 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         """
         return self._broker().find(name)
 
-    def get_workers(self, app: Litestar, queues: Collection[str] | None = None) -> list[Worker]:
+    def get_workers(
+        self,
+        app: Litestar,
+        queues: Collection[str] | None = None,
+        *,
+        resources: Mapping[str, object] | None = None,
+    ) -> list[Worker]:
         """New workers for the running app, one per queue, not started.
 
         Args:
             app: The app, within its lifespan.
             queues: The queues to work on. Defaults to None: all.
+            resources: What the worker's lifespans yielded, by name. Defaults to None: nothing.
 
         Raises:
             UnknownQueueError: One does not exist; names those that do.
+            StartupError: A task needs what neither the app nor a lifespan has.
         """
         broker = self._broker()
-        dependencies = Dependencies(app, session_providers(app))
+        dependencies = Dependencies(app, session_providers(app), resources)
+        if self._config.lifespan and (problems := dependencies.check(self._config.registry.get_all_tasks())):
+            raise StartupError(problems)
         configs = {config.name: config for config in queue_configs(self._config)}
         wanted = [broker.find(name).label for name in queues or broker.queues]
-        return [Worker(broker.queues[name], configs[name], self._config.registry, dependencies) for name in wanted]
+        return [
+            Worker(broker.queues[name], configs[name], self._config.registry, dependencies, self._config.middleware)
+            for name in wanted
+        ]
 
     @asynccontextmanager
     async def attached(self) -> AsyncGenerator[None, None]:
@@ -201,8 +222,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         self._serving = False
         # The handlers stay until the app has shut down: a late signal must not leave the embedded server behind.
         with ExitStack() as until_the_end:
-            async with _unwrapped(app):
-                workers = self.get_workers(app, queues)
+            async with _unwrapped(app), entered(app, self._config.lifespan) as resources:
+                workers = self.get_workers(app, queues, resources=resources)
                 stopping = until_the_end.enter_context(_signals(workers))
                 with Watchdog():
                     async with observe(workers), self._working(workers, drain=drain, ended=stopping.set) as parts:
@@ -237,7 +258,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             decoders=app.type_decoders or (),
         )
         problems = [*registry.check(app.signature_namespace, hooks)]
-        problems += Dependencies(app, session_providers(app)).check(
+        problems += Dependencies(app, session_providers(app), more_to_come=bool(self._config.lifespan)).check(
             task for task in registry.get_all_tasks() if task.resolved
         )
         try:
@@ -262,8 +283,10 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         if not (self._config.in_process_worker and self._serving):
             yield
             return
-        workers = self.get_workers(app)
-        async with self._working(workers):
+        async with AsyncExitStack() as stack:
+            resources = await stack.enter_async_context(entered(app, self._config.lifespan))
+            workers = self.get_workers(app, resources=resources)
+            await stack.enter_async_context(self._working(workers))
             logger.info(
                 "web process %d runs jobs, too: %s; each web process of this app has a worker of its own%s",
                 os.getpid(),
@@ -346,6 +369,22 @@ def _signals(workers: Sequence[Worker]) -> Generator[asyncio.Event, None, None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _correlated(app: ASGIApp, names: Sequence[bytes]) -> ASGIApp:
+    """An app whose requests set the correlation id of the jobs that they enqueue."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if (found := from_headers(scope["headers"], names)) is None:
+            await app(scope, receive, send)
+            return
+        before = correlation_id.set(found)
+        try:
+            await app(scope, receive, send)
+        finally:
+            correlation_id.reset(before)
+
+    return call
 
 
 def _say_why(task: asyncio.Task[Any]) -> None:

@@ -24,7 +24,8 @@ from litestar_tasks.exceptions import (
     UnknownTaskError,
 )
 from litestar_tasks.job import JobHandle
-from litestar_tasks.options import DEFAULTS, SharedOptions, TaskOptions, check_options
+from litestar_tasks.middleware import EnqueueHook
+from litestar_tasks.options import DEFAULTS, RegistryOptions, TaskOptions, check_options
 from litestar_tasks.queue_config import QueueConfig
 from litestar_tasks.schedule import Schedule
 from litestar_tasks.task import AnyTask, ContextTask, SyncContextTask, Task, refuse_unnameable
@@ -100,19 +101,21 @@ class Registry:
         name: Names the registry in errors. Defaults to "tasks".
         allow_local: Also take functions that are local to another function, which only a worker of the same process
             can run: for tests. Defaults to False.
-        defaults: Options of every task that does not set them itself; see ``TaskOptions``.
+        defaults: Options of every task that does not set them itself; see ``RegistryOptions``.
 
     Attributes:
         task: The decorator: ``@task`` or ``@task(queue="emails", timeout=30)``.
         name: The registry's name.
         defaults: The checked defaults, durations in seconds.
+        on_enqueue: The hooks that see calls before they are stored, by the task's name; only of tasks that have any.
     """
 
-    def __init__(self, name: str = "tasks", *, allow_local: bool = False, **defaults: Unpack[SharedOptions]) -> None:
+    def __init__(self, name: str = "tasks", *, allow_local: bool = False, **defaults: Unpack[RegistryOptions]) -> None:
         self.name = name
-        self.defaults: Mapping[str, Any] = check_options(defaults, SharedOptions, subject=f"registry {name!r}")
+        self.defaults: Mapping[str, Any] = check_options(defaults, RegistryOptions, subject=f"registry {name!r}")
         self.task = TaskDecorator(self._register, {})
         self._allow_local = allow_local
+        self.on_enqueue: dict[str, tuple[EnqueueHook, ...]] = {}
         self._tasks: dict[str, AnyTask] = {}
         self._schedules: dict[str, Schedule] = {}
         self._attachments = Attachments(name)
@@ -308,6 +311,10 @@ class Registry:
             # The same source again, by a reload or under a second module name: it replaces, with its schedules.
             self._schedules = {id: one for id, one in self._schedules.items() if one.task != task.name}
         self._tasks[task.name] = task
+        if task.on_enqueue:
+            self.on_enqueue[task.name] = task.on_enqueue
+        else:
+            self.on_enqueue.pop(task.name, None)
 
     def _make_schedule(
         self,

@@ -7,18 +7,22 @@ import functools
 import importlib
 import inspect
 import sys
+import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Protocol, Self, TypeAlias, cast
 
+from litestar.di import Provide
 from saq.types import Context
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from litestar_tasks.attachment import Attachment
-from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, unstorable
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, unstorable
+from litestar_tasks.current import CurrentJob
 from litestar_tasks.exceptions import DependencyError, InvalidTaskError
-from litestar_tasks.job import CurrentJob, JobHandle, JobSpec
+from litestar_tasks.job import JobHandle, JobSpec
+from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
 from litestar_tasks.payload import INJECTED, Kind, Payload, read_parameters
 
@@ -34,6 +38,7 @@ AsyncF_co = TypeVar("AsyncF_co", bound=Callable[Concatenate[Context, ...], Corou
 SyncF_co = TypeVar("SyncF_co", bound=Callable[Concatenate[Context, ...], Any], covariant=True)
 
 _NO_HOOKS = Hooks(encoders={}, decoders=())
+_SUPPLIED = (Kind.CONTEXT, Kind.JOB, Kind.INJECTED)
 _AT_ONCE = 2_000
 """For so many calls of `enqueue_many` there are records at the same time; of the others only calls or handles."""
 
@@ -76,13 +81,22 @@ class AnyTask:
         self.__name__ = self.__qualname__ = self.name
         self.options = {name: value for name, value in options.items() if name != "name"}
         self._levels: Mapping[str, Any] = {**DEFAULTS, **registry.defaults, **self.options}
-        self._plain = _stored_options(self._levels)
+        # What every call without options of its own stores; None where that differs from call to call.
+        self._plain = _stored_options(self._levels) if self._levels["expires"] is None else None
+        self.dependencies: Mapping[str, Provide] = {
+            **registry.defaults.get("dependencies", {}),
+            **self.options.get("dependencies", {}),
+        }
+        self.middleware: tuple[Middleware, ...] = _both("middleware", registry.defaults, self.options)
+        self.on_enqueue: tuple[EnqueueHook, ...] = _both("on_enqueue", registry.defaults, self.options)
         self.is_async = inspect.iscoroutinefunction(fn)
         if self.is_async:
             _mark_as_coroutine_function(self)
         self._payload: Payload | None = None
         self._result: Codec[Any] | None = None
-        self.parameters, self._returns = read_parameters(fn, name=self.name, job_type=CurrentJob)
+        self.parameters, self._returns = read_parameters(
+            fn, name=self.name, job_type=CurrentJob, supplied=self.dependencies.keys()
+        )
         if self.resolved:
             self.compile({}, _NO_HOOKS)
 
@@ -97,9 +111,14 @@ class AnyTask:
             DeclarationError: The signature cannot be stored or resolved.
         """
         self.parameters, self._returns = read_parameters(
-            self.fn, name=self.name, job_type=CurrentJob, namespace=namespace, hooks=hooks
+            self.fn,
+            name=self.name,
+            job_type=CurrentJob,
+            supplied=self.dependencies.keys(),
+            namespace=namespace,
+            hooks=hooks,
         )
-        self._payload = Payload(self.name, self.parameters, hooks)
+        self._payload = Payload(self.name, self.parameters, hooks, limit=self._levels["payload_limit"])
         self.takes_context = any(parameter.kind is Kind.CONTEXT for parameter in self.parameters)
         self.job_parameters = [parameter.name for parameter in self.parameters if parameter.kind is Kind.JOB]
         self._result = self._compile_result(hooks)
@@ -122,6 +141,21 @@ class AnyTask:
         if self._result is None:
             self.compile({}, _NO_HOOKS)
         return cast("Codec[Any]", self._result)
+
+    def encode_result(self, value: Any) -> Any:
+        """What a queue stores of a result.
+
+        Raises:
+            ValueError, TypeError, RecursionError: It does not fit the return annotation, cannot be stored, or is too
+                large.
+        """
+        stored = self.result.encode_unchecked(value)
+        if stored is not None and (size := json_size(stored)) > self._levels["result_limit"]:
+            raise ValueError(
+                f"it has {size:,} bytes as JSON, and {self._levels['result_limit']:,} are allowed; store it elsewhere "
+                "and return its id, or raise the task's result_limit"
+            )
+        return stored
 
     @property
     def source(self) -> str:
@@ -153,7 +187,7 @@ class AnyTask:
 
     def stored_spec(self, payload: Mapping[str, Any], options: Mapping[str, Any]) -> JobSpec:
         """``spec`` for a payload that is encoded already."""
-        if not options:
+        if not options and self._plain is not None:
             return JobSpec(task=self.name, kwargs=payload, **self._plain)
         run_at = options.get("run_at")
         if options.get("delay"):
@@ -163,7 +197,7 @@ class AnyTask:
             kwargs=payload,
             key=options.get("key"),
             run_at=run_at,
-            **_stored_options({**self._levels, **options}),
+            **_stored_options({**self._levels, **options}, run_at),
         )
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[..., Any]:
@@ -215,7 +249,7 @@ class AnyTask:
         Raises:
             DependencyError: A parameter that a worker would supply was left out.
         """
-        if any(parameter.kind is Kind.INJECTED for parameter in self.parameters):
+        if any(parameter.kind in _SUPPLIED for parameter in self.parameters):
             self._refuse_unfilled(args, kwargs)
         return self.fn(*args, **kwargs)
 
@@ -244,12 +278,20 @@ class AnyTask:
     def _refuse_unfilled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         given = inspect.signature(self.fn).bind_partial(*args, **kwargs)
         given.apply_defaults()
-        for name, value in given.arguments.items():
-            if value is INJECTED:
+        for parameter in self.parameters:
+            name = parameter.name
+            if parameter.kind not in _SUPPLIED or given.arguments.get(name, INJECTED) is not INJECTED:
+                continue
+            if parameter.kind is Kind.CONTEXT:
                 raise DependencyError(
-                    f"task {self.name!r} was called directly without its dependency {name!r}, which only a worker "
-                    f"supplies; pass it: {self.name}(…, {name}=…)"
+                    f"task {self.name!r} was called directly without its context, which only a worker supplies; pass a "
+                    f"mapping with what it reads of it first: {self.name}({{}}, …)"
                 )
+            what = "the running job" if parameter.kind is Kind.JOB else "its dependency"
+            raise DependencyError(
+                f"task {self.name!r} was called directly without {what} {name!r}, which only a worker supplies; pass "
+                f"it: {self.name}(…, {name}=…)"
+            )
 
 
 class Enqueuer(Generic[P, R]):
@@ -354,6 +396,11 @@ async def enqueue_many(calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
     return [handles[index] for index in range(len(calls))]
 
 
+def _both(option: str, registry: Mapping[str, Any], task: Mapping[str, Any]) -> tuple[Any, ...]:
+    """An option of which a task has its registry's and its own."""
+    return (*registry.get(option, ()), *task.get(option, ()))
+
+
 def _by_queue(calls: Sequence[Call[Any]]) -> Iterator[tuple[Attachment, str, list[int]]]:
     groups: dict[tuple[int, str], list[int]] = {}
     attachments: dict[int, Attachment] = {}
@@ -366,18 +413,21 @@ def _by_queue(calls: Sequence[Call[Any]]) -> Iterator[tuple[Attachment, str, lis
         yield attachments[home], label, members
 
 
-def _stored_options(levels: Mapping[str, Any]) -> dict[str, Any]:
-    """Options as a job's record holds them."""
+def _stored_options(levels: Mapping[str, Any], run_at: datetime | None = None) -> dict[str, Any]:
+    """Options as a job's record holds them; for a call that starts at ``run_at``, or now."""
     ttl = levels["ttl"]
     # Those for which SAQ's record has no field travel in its meta, where they are not the default.
     beside = ("at_most_once", "max_losses", "failed_ttl", "tag")
+    meta = {name: levels[name] for name in beside if levels[name] != DEFAULTS[name]}
+    if levels["expires"] is not None:
+        meta["expires"] = round(max(time.time(), run_at.timestamp() if run_at else 0) + levels["expires"], 3)
     return {
         "timeout": levels["timeout"] or 0,
         "max_attempts": levels["max_attempts"],
         # SAQ stores 0 for "for ever" and -1 for "not at all".
         "ttl": 0 if ttl is None else int(ttl) or -1,
         "priority": levels["priority"],
-        "meta": {name: levels[name] for name in beside if levels[name] != DEFAULTS[name]},
+        "meta": meta,
     }
 
 

@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 from litestar import Litestar
 
-from litestar_tasks import CurrentJob, QueueConfig, Registry
+from litestar_tasks import Constant, CurrentJob, QueueConfig, Registry
 from litestar_tasks.job import JobSpec
 from litestar_tasks.queues.base import TaskQueue
-from litestar_tasks.worker import execution
 from litestar_tasks.worker.dependencies import Dependencies
 from litestar_tasks.worker.worker import Worker
 from tests.conformance.hands import MakeQueue, act, enqueue, eventually, listed, needs, record, stands
@@ -22,12 +21,7 @@ from tests.conformance.hands import MakeQueue, act, enqueue, eventually, listed,
 
 @pytest.fixture
 def registry() -> Registry:
-    return Registry("conformance", allow_local=True)
-
-
-@pytest.fixture(autouse=True)
-def no_pause_between_attempts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "full_jitter", lambda attempts: 0.01)
+    return Registry("conformance", allow_local=True, backoff=Constant(0.01))
 
 
 @asynccontextmanager

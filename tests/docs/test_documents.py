@@ -167,6 +167,7 @@ def test_every_public_name_is_told_of() -> None:
         "Task",
         "EnqueueOptions",
         "JobStatus",
+        "RegistryOptions",
         "Schedule",
         "TaskOptions",
     }

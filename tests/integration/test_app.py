@@ -338,7 +338,7 @@ async def test_a_mail_that_cannot_be_sent_keeps_no_other_back(
             raise OSError("no room")
         await send(self, name, **mail)
 
-    monkeypatch.setattr(execution, "full_jitter", lambda attempt: 0.0)  # the five attempts follow one another at once
+    monkeypatch.setattr(execution, "pause_after", lambda attempt, backoff: 0.0)  # the five attempts follow at once
     for number in range(1, 4):
         await sign_up(client, f"User {number}", f"user{number}@example.com")
     await client.post("/campaigns", json={"name": "June", "subject": "s", "body": "b"})

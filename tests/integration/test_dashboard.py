@@ -29,10 +29,11 @@ from saq.job import Job, Status
 
 from litestar_tasks import DashboardConfig, Registry, TasksConfig, TasksPlugin
 from litestar_tasks.dashboard import announce
-from litestar_tasks.dashboard.redaction import masked_text, shown, shown_end
+from litestar_tasks.dashboard.redaction import shown, shown_end
 from litestar_tasks.exceptions import QueueUnavailableError
 from litestar_tasks.queues.base import TaskQueue
 from litestar_tasks.queues.memory import MemoryQueue
+from litestar_tasks.redaction import masked_text
 
 HTML = {"accept": "text/html,application/xhtml+xml"}
 SCRIPT = {"content-type": "application/json"}

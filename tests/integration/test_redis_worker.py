@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from datetime import date
 from typing import Any
 
 import pytest
@@ -333,3 +335,38 @@ async def test_a_worker_whose_server_is_in_trouble_says_so_once_and_hardly_works
     assert 1 <= len(said) <= 2
     assert "queue 'default'" in said[0]
     assert str(server.folder) in said[0]
+
+
+ELSEWHERE = """
+import asyncio, sys
+from datetime import date
+from litestar_tasks import Registry, TasksConfig, TasksPlugin
+
+registry = Registry("elsewhere")
+
+@registry.task
+async def due(*, day: date) -> date:
+    raise AssertionError("not here")
+
+async def main(url, id):
+    async with TasksPlugin(TasksConfig(registry=registry, broker_url=url)).attached():
+        typed, untyped = due.job(id), registry.job(id)
+        statuses = [event.status async for event in untyped.events()]
+        print(statuses[-1], repr(await typed.result(timeout=60)), repr(await untyped.result(timeout=60)))
+
+asyncio.run(main(*sys.argv[1:]))
+"""
+
+
+async def test_another_process_follows_a_job_by_its_id(registry: Registry, redis_url: str) -> None:
+    @registry.task
+    async def due(*, day: date) -> date:
+        return day
+
+    async with running(registry, redis_url):
+        job = await due.enqueue(day=date(2026, 1, 2))
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", ELSEWHERE, redis_url, job.id, stdout=asyncio.subprocess.PIPE
+        )
+        said, _ = await process.communicate()
+    assert said.decode().strip() == "complete datetime.date(2026, 1, 2) '2026-01-02'"

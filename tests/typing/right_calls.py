@@ -2,14 +2,39 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
 
+from litestar import Litestar
+from litestar.di import Provide
 from saq.types import Context
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from litestar_tasks import INJECTED, Call, CurrentJob, JobHandle, Registry, Task, TaskQueues, enqueue_many
+from litestar_tasks import (
+    INJECTED,
+    Backoff,
+    Call,
+    CallNext,
+    Constant,
+    CurrentJob,
+    Discard,
+    Exponential,
+    JobHandle,
+    JobOutcome,
+    JobSpec,
+    Linear,
+    Registry,
+    Retry,
+    Snooze,
+    Task,
+    TaskQueues,
+    TasksConfig,
+    enqueue_many,
+    track,
+)
 
 registry = Registry()
 task = registry.task
@@ -78,6 +103,27 @@ async def scheduled(ctx: Context, *, batch_size: int = 50) -> dict[str, int]:
     return {}
 
 
+@task(max_attempts=3, backoff=Exponential(base=2, cap=timedelta(minutes=5)), retry_on=OSError, discard_on=(KeyError,))
+async def retried(*, n: int) -> int:
+    if n == 1:
+        raise Retry("busy", delay=timedelta(seconds=5))
+    if n == 2:
+        raise Snooze(run_at=datetime.now(UTC))
+    raise Discard("gone")
+
+
+@task(backoff=lambda attempt: attempt**2, expires=60, payload_limit=1_000, result_limit=1_000)
+async def squared() -> None: ...
+
+
+def minutes(attempt: int) -> timedelta:
+    return timedelta(minutes=attempt)
+
+
+policies: list[Backoff] = [Constant(60), Linear(timedelta(seconds=10), cap=60), minutes]
+patient = Registry(backoff=minutes, retry_on=(OSError, ValueError), expires=timedelta(days=1))
+
+
 class Holder:
     @staticmethod
     @task
@@ -113,9 +159,70 @@ async def enqueueing(unknown: Any) -> None:
     assert_type(without_context.job("id"), JobHandle[int])
     assert_type(bare.job("id"), JobHandle[dict[str, str]])
     assert_type(registry.job("id"), JobHandle[Any])
+    assert_type(await retried.using(expires=timedelta(hours=1), max_attempts=1).enqueue(n=1), JobHandle[int])
+    assert_type(await (await retried.enqueue(n=1)).outcome(timeout=3), JobOutcome[int])
+    assert_type((await (await retried.enqueue(n=1)).outcome()).result, int | None)
+    assert_type(await (await squared.using(expires=None).enqueue()).outcome(), JobOutcome[None])
     by_hand: Task[[int], int] = task(plain)
     assert_type(await by_hand.enqueue(1), JobHandle[int])
     assert_type(await registry.get_task("x").using(delay=3).enqueue(1, a=2), JobHandle[Any])
+
+
+class Client:
+    name: str
+
+
+async def provide_client(http_client: Client) -> Client:
+    return http_client
+
+
+async def around(job: CurrentJob, call_next: CallNext) -> object:
+    return await call_next()
+
+
+def before(spec: JobSpec) -> None:
+    spec.meta = {**spec.meta, "by": "me"}
+
+
+async def resources(app: Litestar) -> AsyncIterator[Mapping[str, object]]:
+    yield {"http_client": Client()}
+
+
+@asynccontextmanager
+async def more(app: Litestar) -> AsyncGenerator[dict[str, Client], None]:
+    yield {"other": Client()}
+
+
+@task(dependencies={"client": Provide(provide_client), "plain": provide_client}, middleware=[around])
+async def supplied(*, n: int, client: Client = INJECTED, http_client: Client = INJECTED) -> str:
+    return client.name
+
+
+@task(on_enqueue=[before])
+async def reading(rows: list[str], *, job: CurrentJob = INJECTED) -> int:
+    async for row in track(rows, job):
+        assert_type(row, str)
+        await job.set_progress(0.5, row)
+    return len(rows)
+
+
+@task
+def reading_in_thread(rows: list[str], *, job: CurrentJob = INJECTED) -> int:
+    return sum(len(row) for row in track(rows, job))
+
+
+config = TasksConfig(registry=registry, lifespan=[resources, more], middleware=[around], on_enqueue=[before])
+
+
+async def following() -> None:
+    assert_type(await supplied.enqueue(n=1), JobHandle[str])
+    assert_type(await supplied(n=1, client=Client(), http_client=Client()), str)
+    assert_type(await reading_in_thread.enqueue([""]), JobHandle[int])
+    job = await reading.enqueue(["a"])
+    async for event in job.events():
+        assert_type(event.progress, float)
+        assert_type(event.message, str | None)
+    assert_type([line.text for line in await job.logs()], list[str])
 
 
 async def calling() -> None:

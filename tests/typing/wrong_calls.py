@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from litestar_tasks import Constant, Snooze
 from tests.typing.right_calls import (
     bare,
     called,
@@ -38,5 +39,16 @@ async def wrong() -> None:
     await untyped_data.enqueue(data=3)  # wrong: a number for a dict
     result: int = await (await bare.enqueue(user_id=1)).result()  # wrong: another result
     task(timout=3)  # wrong: no such option
+    task(middleware=[without_context])  # wrong: no middleware
+    task(dependencies={"client": 7})  # wrong: no provider
     registry.scheduled_task(cron=3)  # wrong: an expression is a text
-    print(result)
+    task(backoff=60)  # wrong: a pause alone is no policy
+    task(backoff="exponential")  # wrong: a text is no policy
+    task(retry_on="OSError")  # wrong: a name is no exception
+    task(retry_on=[OSError])  # wrong: a list is no tuple
+    task(discard_on=KeyboardInterrupt)  # wrong: what ends the process is no outcome
+    await called.using(backoff=Constant(1)).enqueue(1)  # wrong: a policy is the task's, not a call's
+    await called.using(expires="1h").enqueue(1)  # wrong: a text for a duration
+    Snooze("why", delay="1h")  # wrong: a text for a duration
+    wanted: str | None = (await (await without_context.enqueue(1)).outcome()).result  # wrong: another result
+    print(result, wanted)

@@ -195,7 +195,7 @@ class TestFailing:
     async def test_a_failed_attempt_is_tried_again_as_often_as_was_asked(
         self, registry: Registry, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(execution, "full_jitter", lambda attempt: 0.01 * attempt)
+        monkeypatch.setattr(execution, "pause_after", lambda attempt, backoff: 0.01 * attempt)
         attempts: list[int] = []
 
         @registry.task(max_attempts=3)

@@ -7,9 +7,9 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
-__all__ = ("MASK", "masked_text", "printable", "shown", "shown_end")
+from litestar_tasks.redaction import MASK, masked_end, masked_text
 
-MASK: Final = "***"
+__all__ = ("printable", "shown", "shown_end")
 
 _DEEPEST: Final = 32
 _LONGEST_NAME: Final = 200
@@ -27,32 +27,6 @@ _PARTS: Final = re.compile(
 )
 _EACH_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
-# How a value is written behind its name: in escaped quotes, in quotes, or bare.
-_QUOTED: Final = r"""\\"(?:(?!\\")[^\n])*(?:\\")?|"(?:[^"\\\n]|\\.)*"?|'(?:[^'\\\n]|\\.)*'?"""
-_ASSIGNED: Final = r"""[\w-]{0,40}\\?["']?\s{0,4}[:=]\s{0,4}"""
-# Every repetition that could begin anew at each character is bounded: the text is a stranger's, the event loop is ours.
-_IN_TEXT: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
-    # scheme://user:password@host. A password with an unescaped "/" or "@" ends at the last "@".
-    (re.compile(r"""(?i)([a-z][a-z0-9+.-]{0,30}://)([^\s/:@'"<>]{0,200}):[^\s'"<>]{0,500}@"""), rf"\1\2:{MASK}@"),
-    # scheme://token@host
-    (re.compile(r"""(?i)([a-z][a-z0-9+.-]{0,30}://)[^\s/:@'"<>]{1,500}@"""), rf"\1{MASK}@"),
-    (re.compile(r"(?s)-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,40}PRIVATE KEY-----|\Z)"), MASK),
-    (re.compile(r"(?i:\b(bearer|basic))\s{1,4}(?=\S{0,200}[A-Z0-9=])[\w.~+/=-]{8,}"), rf"\1 {MASK}"),
-    # JSON Web Tokens, and keys whose issuers gave them a prefix by which they can be found.
-    (re.compile(r"\beyJ[\w-]{8,300}\.[\w-]+(?:\.[\w-]*)?"), MASK),
-    (re.compile(r"\b(?:[rsp]k_(?:live|test)_|sk-|gh[opsur]_|github_pat_|glpat-|xox[abprs]-|AKIA|AIza)[\w-]{6,}"), MASK),
-    # Authorization: Token …, whose value is more than one word
-    (re.compile(rf"""(?i)((?:authorization|cookie){_ASSIGNED})(?:{_QUOTED}|[^\n"']+)"""), rf"\1{MASK}"),
-    # password=…, "api_key": "…"
-    (
-        re.compile(
-            r"(?i)((?:access[_-]?key|api[_-]?key|credential|cvc|cvv|passphrase|passwd|password|private[_-]?key|pwd|secret"
-            rf"""|token){_ASSIGNED})(?:{_QUOTED}|[^\s,;&)\]}}"'\\]+)"""
-        ),
-        rf"\1{MASK}",
-    ),
-)
-
 
 def shown(value: Any, limit: int) -> str:
     """A value as text, JSON unless it is text already: masked, of at most about ``limit`` characters."""
@@ -68,19 +42,7 @@ def shown_end(text: str | None, limit: int) -> str:
     """The end of a text, where a traceback says what happened: masked, of at most about ``limit`` characters."""
     if not text:
         return ""
-    if len(text) <= limit:
-        return printable(masked_text(text))
-    # Begins at the start of a line, so that no secret's name is cut off and its value left behind.
-    rest = text[-(limit + _MARGIN) :]
-    rest = rest.partition("\n")[2] or rest.partition(" ")[2]
-    return printable("…\n" + masked_text(rest)[-limit:])
-
-
-def masked_text(text: str) -> str:
-    """A text without what looks like a secret."""
-    for pattern, replacement in _IN_TEXT:
-        text = pattern.sub(replacement, text)
-    return text
+    return printable(masked_end(text, limit))
 
 
 def printable(text: str) -> str:

@@ -24,7 +24,7 @@ from litestar_saq import TaskQueues
 from litestar_tasks.dashboard import access, actions, answers, views
 from litestar_tasks.dashboard.headers import safe_headers
 from litestar_tasks.dashboard.places import Place, locate
-from litestar_tasks.dashboard.redaction import masked_text
+from litestar_tasks.redaction import masked_text
 
 if TYPE_CHECKING:
     from litestar.types import ControllerRouterHandler

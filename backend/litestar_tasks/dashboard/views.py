@@ -16,10 +16,11 @@ from litestar.exceptions import HTTPException, NotFoundException, ServiceUnavail
 from redis.exceptions import RedisError
 from saq.job import Job
 
-from litestar_tasks.dashboard.redaction import masked_text, printable, shown, shown_end
+from litestar_tasks.dashboard.redaction import printable, shown, shown_end
 from litestar_tasks.exceptions import TasksError
 from litestar_tasks.job import JobStatus, status_of
 from litestar_tasks.queues.operations import JobFilter, JobState
+from litestar_tasks.redaction import masked_text
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue

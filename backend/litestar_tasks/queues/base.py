@@ -5,23 +5,30 @@ from __future__ import annotations
 import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, fields
 from enum import Enum
 from os import urandom
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
-from saq.job import Job, Status
+from saq.job import TERMINAL_STATUSES, Job, Status
 from saq.queue.base import JobError as SaqJobError
 from saq.queue.base import Queue
 from saq.utils import now
 
-from litestar_tasks.job import JobSpec, JobStatus, Submission, status_of
+from litestar_tasks.correlation import CORRELATION, correlation_id
+from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
+from litestar_tasks.job import ENDS, Event, JobSpec, JobStatus, Submission, event_of, status_of
 from litestar_tasks.queues.operations import Operations
 
 if TYPE_CHECKING:
+    from litestar_tasks.middleware import EnqueueHook
     from litestar_tasks.registry import Registry
 
 __all__ = ("FIELDS", "ClaimedJob", "LeaseState", "Settlement", "Submission", "TaskQueue", "WorkerHooks")
+
+_LOOK: Final = 1.0
+"""Seconds after which a job that somebody watches is looked at, announced or not: that it starts, or is due, is not."""
 
 FIELDS: Final = frozenset(field.name for field in fields(Job))
 """The names of a job's fields. A job's own ``__dict__`` leaves out those that have their default."""
@@ -85,10 +92,12 @@ class TaskQueue(Queue, Operations):
         name: The name on the wire: ``namespace.label``, or the label alone without a namespace.
         label: The name that tasks, routes and configurations use.
         registry: The tasks that may be enqueued by name.
+        on_enqueue: What sees each call before it is stored, before the hooks of its registry and its task.
     """
 
     label: str
     registry: Registry
+    on_enqueue: tuple[EnqueueHook, ...] = ()
 
     # The producer's side
 
@@ -143,7 +152,18 @@ class TaskQueue(Queue, Operations):
         return await self.store(job, once=once)
 
     def build(self, spec: JobSpec) -> Job:
-        """The record of a call, as SAQ's tools can read it."""
+        """The record of a call, as SAQ's tools can read it, after the hooks that see calls before they are stored."""
+        hooks = self.on_enqueue
+        registry = cast("Registry | None", self.registry)  # a queue of jobs alone has none
+        if registry is not None and registry.on_enqueue:
+            hooks += registry.on_enqueue.get(spec.task, ())
+        if hooks:
+            spec.meta = dict(spec.meta)  # a task's specs share theirs
+            for hook in hooks:
+                hook(spec)
+        meta = dict(spec.meta)
+        if (known := correlation_id.get()) is not None:
+            meta.setdefault(CORRELATION, known)
         job = Job.__new__(Job)  # its __init__ would set 25 fields; most have their default, which the class has, too
         job.__dict__ = {
             "function": spec.task,
@@ -157,7 +177,7 @@ class TaskQueue(Queue, Operations):
             "priority": spec.priority,
             "queued": now(),
             "status": Status.QUEUED,
-            "meta": dict(spec.meta),
+            "meta": meta,
         }
         return job
 
@@ -187,6 +207,38 @@ class TaskQueue(Queue, Operations):
         Raises:
             TimeoutError: It had not ended after ``timeout`` seconds.
         """
+
+    async def change(self, key: str, seen: Event | None) -> Event | None:
+        """Wait until a job stands otherwise than it was seen; None where there is no record of it.
+
+        Returns at once where nothing was seen yet. An outage of the broker is waited for.
+        """
+        changed = asyncio.Event()
+        async with self.following(key, changed.set):
+            while True:
+                changed.clear()
+                try:
+                    event = await self._event(key)
+                    if event is None or event != seen:
+                        return event
+                except (BrokerError, QueueUnavailableError):
+                    pass  # said by the queue; the look is repeated
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK):
+                        await changed.wait()
+
+    async def _event(self, key: str) -> Event | None:
+        job = await self.job(key)
+        if job is None or job.status in TERMINAL_STATUSES:
+            return event_of(job, status_of(job)) if job else None
+        status = await self.status(key)
+        if status in ENDS:  # it has ended between the two looks
+            return await self._event(key)
+        return event_of(job, status) if status else None
+
+    @abstractmethod
+    def following(self, key: str, changed: Callable[[], None]) -> AbstractAsyncContextManager[object]:
+        """Call ``changed`` within a block when a change of a job is announced, which not every one is."""
 
     @abstractmethod
     async def cancel(self, key: str, reason: str) -> bool:

@@ -61,6 +61,7 @@ class Broker:
             url = await self._join(self._embedded)
         for config in queue_configs(self._config):
             queue = self._queues[config.name] = self._make(config, url or "")
+            queue.on_enqueue = tuple(self._config.on_enqueue)
             await queue.connect()
             self.task_queues.queues[config.name] = queue
 

@@ -7,6 +7,9 @@ from typing import Any, Final
 from saq.job import Job, Status
 from saq.utils import now
 
+from litestar_tasks.job import ENDED
+from litestar_tasks.redaction import masked_end
+
 __all__ = ("HISTORY", "begin_anew", "history", "remember")
 
 HISTORY: Final = "history"
@@ -15,7 +18,9 @@ attempt has none."""
 
 _KEPT: Final = 10
 _ERROR: Final = 500
-"""Characters of an error. The whole traceback of the last attempt is the record's own ``error``."""
+"""Characters of an error's last line."""
+_TRACEBACK: Final = 2_000
+"""Characters of a traceback. That of the last attempt is the record's own ``error``."""
 
 
 def history(job: Job) -> list[dict[str, Any]]:
@@ -24,37 +29,58 @@ def history(job: Job) -> list[dict[str, Any]]:
     return [entry for entry in kept if isinstance(entry, dict)] if isinstance(kept, list) else []
 
 
-def remember(job: Job, outcome: str, *, error: str | None, started: int, completed: int, worker: str | None) -> None:
-    """Add an attempt that has ended to the record of its job.
+def remember(
+    job: Job,
+    outcome: str,
+    *,
+    error: str | None,
+    error_type: str | None = None,
+    started: int,
+    completed: int,
+    worker: str | None,
+) -> None:
+    """Add an attempt that has ended to the record of its job. Snoozes that follow each other are one entry.
 
     Args:
         job: The job; its ``meta`` is replaced, not changed.
-        outcome: How the attempt ended: "retry", or the status in which it left the job.
-        error: The traceback, of which the last line is kept.
+        outcome: How the attempt ended: "retry", "snooze", or how the job ended with it.
+        error: The traceback or a sentence; the last line is kept, and, bounded, what is more than a line.
+        error_type: The name of the exception's class. Defaults to None: there was none.
         started: When it was started, in ms; 0 for a job that ended without.
         completed: When it ended, in ms.
         worker: The worker's id.
     """
-    entry = {
+    text = masked_end(error.strip(), _TRACEBACK) if error else ""
+    entry: dict[str, Any] = {
         "outcome": outcome,
-        "error": error.strip().rpartition("\n")[2][-_ERROR:] if error else None,
+        "error": text.rpartition("\n")[2][-_ERROR:] or None,
+        "error_type": error_type,
+        "traceback": text if "\n" in text else None,
         "started": started,
         "completed": completed,
         "worker": worker,
     }
-    job.meta = {**(job.meta or {}), HISTORY: [*history(job), entry][-_KEPT:]}
+    kept = history(job)
+    if outcome == "snooze" and kept and kept[-1].get("outcome") == "snooze":
+        entry["times"] = kept.pop().get("times", 1) + 1
+    job.meta = {**(job.meta or {}), HISTORY: [*kept, entry][-_KEPT:]}
 
 
 def begin_anew(job: Job) -> None:
     """Make the record of a job that has ended one of a job that has just been enqueued, with its history."""
+    ended = (job.meta or {}).get(ENDED)
+    how: dict[str, Any] = ended if isinstance(ended, dict) else {}
     remember(
         job,
         job.status.value,
         error=job.error,
+        error_type=how.get("error_type"),
         started=job.started,
         completed=job.completed,
         worker=job.worker_id,
     )
+    # Whoever runs it again wants it run, however late it is.
+    job.meta = {name: value for name, value in job.meta.items() if name not in (ENDED, "expires")}
     job.status, job.attempts, job.progress, job.scheduled = Status.QUEUED, 0, 0.0, 0
     job.started = job.completed = job.touched = 0
     job.result = job.error = job.worker_id = None

@@ -7,14 +7,18 @@ import contextvars
 import logging
 import time
 import traceback
+from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
+from litestar_tasks.correlation import CORRELATION, correlation_id
+from litestar_tasks.current import CurrentJob
 from litestar_tasks.exceptions import PayloadError
-from litestar_tasks.job import CurrentJob
+from litestar_tasks.middleware import Middleware, call_through
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
-from litestar_tasks.retry import full_jitter
+from litestar_tasks.redaction import masked_end, masked_text
+from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, pause_after
 from litestar_tasks.worker.deadlines import Deadlines
 
 if TYPE_CHECKING:
@@ -32,6 +36,10 @@ UNKNOWN_TASK_GRACE: Final = 300.0
 """Seconds for which a job of a task that this worker does not know is put back: during a deploy it is a newer
 release's, whose workers are on their way."""
 _UNKNOWN_TASK_DELAY: Final = 5.0
+_ERROR: Final = 20_000
+"""Characters of a traceback that are kept."""
+_LINE: Final = 500
+"""Characters of an error in one line of the log."""
 
 
 @dataclass(slots=True)
@@ -45,6 +53,10 @@ class Outcome:
     """The traceback, or a sentence."""
     delay: float = 0.0
     """Seconds until the job is ready again, where it goes back."""
+    error_type: str | None = None
+    """The name of the class of what the attempt raised."""
+    reason: str | None = None
+    """What ended the job other than an error or an abort: "discarded", "expired", "result"."""
 
 
 class Execution:
@@ -57,10 +69,18 @@ class Execution:
         registry: The tasks.
         dependencies: What the tasks need beside their payload.
         threads: Where sync tasks run.
+        middleware: What wraps every attempt, before that of the registry and the task. Defaults to none.
     """
 
-    def __init__(self, registry: Registry, dependencies: Dependencies, threads: Executor) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        dependencies: Dependencies,
+        threads: Executor,
+        middleware: Sequence[Middleware] = (),
+    ) -> None:
         self._registry = registry
+        self._middleware = tuple(middleware)
         self._dependencies = dependencies
         self._threads = threads
         self._deadlines = Deadlines()
@@ -78,32 +98,46 @@ class Execution:
         Raises:
             asyncio.CancelledError: The attempt was cancelled from outside, and its clean-up has run.
         """
+        if job.meta and (expired := _expired(job)) is not None:
+            return expired
         task = self._registry.find_task(job.function)
         if task is None:
             return _unknown_task(job)
+        # For this attempt alone: it has an asyncio task, and so a context, of its own.
+        correlation_id.set(job.meta.get(CORRELATION) if job.meta else None)
         try:
             args, kwargs = task.payload.decode(job.kwargs)
         except PayloadError as error:
             return Outcome(Settlement.QUARANTINED, error=str(error))
         if task.takes_context:
             args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
+        chain = self._middleware + task.middleware
+        current = CurrentJob(queue, job) if chain or task.job_parameters else None
         for name in task.job_parameters:
-            kwargs[name] = CurrentJob(queue, job)
+            kwargs[name] = current
         try:
-            if self._dependencies.needs(task):
-                async with self._dependencies.resolve(task) as injected:
-                    value = await self._call(task, job, args, {**kwargs, **injected})
+            if chain and current is not None:
+                value = await call_through(chain, current, lambda: self._supplied(task, job, args, kwargs))
             else:
-                value = await self._call(task, job, args, kwargs)
+                value = await self._supplied(task, job, args, kwargs)
         except Exception as error:  # whatever a task raises is its outcome
-            return self._failed(task, job, error)
+            return _raised(task, job, error)
+        finally:
+            if current is not None:
+                await current.close()
         try:
-            return Outcome(Settlement.COMPLETE, result=None if value is None else task.result.encode(value))
+            return Outcome(Settlement.COMPLETE, result=task.encode_result(value))
         except (TypeError, ValueError, RecursionError) as error:
             # The work is done: to run it again would do it twice.
-            return Outcome(
-                Settlement.FAILED, error=f"result: task {task.name!r} ran, but its result cannot be stored: {error}"
-            )
+            text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
+            logger.error("%s (job %s)", text, job.id)
+            return Outcome(Settlement.FAILED, error=text, reason="result")
+
+    async def _supplied(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        if not self._dependencies.needs(task):
+            return await self._call(task, job, args, kwargs)
+        async with self._dependencies.resolve(task) as injected:
+            return await self._call(task, job, args, {**kwargs, **injected})
 
     async def _call(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
         limit = job.timeout or None
@@ -162,26 +196,99 @@ class Execution:
         finally:
             self.in_thread.discard(job.token)
 
-    def _failed(self, task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
-        text = "".join(traceback.format_exception(error))
-        attempts = job.attempts + 1
-        if attempts >= job.retries:
-            logger.error(
-                "task %r failed, attempt %d of %d (job %s)", task.name, attempts, job.retries, job.id, exc_info=error
-            )
-            return Outcome(Settlement.FAILED, error=text)
-        delay = full_jitter(attempts)
-        logger.warning(
-            "task %r failed, attempt %d of %d; again in %.1f s (job %s): %s: %s",
+
+def _expired(job: ClaimedJob) -> Outcome | None:
+    expires = job.meta.get("expires")
+    if job.attempts or not isinstance(expires, int | float) or time.time() < expires:
+        return None
+    late = time.time() - expires
+    logger.warning("task %r was not started: its job expired %.1f s ago (job %s)", job.function, late, job.id)
+    return Outcome(
+        Settlement.ABORTED,
+        error=f"expired: a worker came to it {late:.1f} s after the time in which its option expires lets it start",
+        reason="expired",
+    )
+
+
+def _raised(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
+    """What an exception means for the job: what the task says itself, or its options."""
+    if isinstance(error, Snooze):
+        pause = error.pause or 0.0
+        logger.info("task %r snoozed for %.1f s (job %s)%s", task.name, pause, job.id, _because(error.reason))
+        return Outcome(Settlement.SNOOZE, error=masked_text(error.reason) or None, delay=pause, error_type="Snooze")
+    if isinstance(error, Discard):
+        return _discarded(task, job, error, masked_end(error.reason, _ERROR) or "its task gave no reason")
+    if not isinstance(error, Retry):
+        if isinstance(error, task.option("discard_on")):
+            return _discarded(task, job, error, _line(error))
+        if not isinstance(error, task.option("retry_on")):
+            return _failed(task, job, error, "its retry_on does not hold that exception")
+    attempt = job.attempts + 1
+    if attempt >= job.retries:
+        return _failed(task, job, error, "no attempt is left")
+    delay = error.pause if isinstance(error, Retry) else None
+    if delay is None:
+        delay = _pause(task, job, attempt)
+    logger.warning(
+        "task %r failed, attempt %d of %d; again in %.1f s (job %s): %s",
+        task.name,
+        attempt,
+        job.retries,
+        delay,
+        job.id,
+        _line(error),
+    )
+    return Outcome(Settlement.RETRY, error=_traceback(error), delay=delay, error_type=type(error).__name__)
+
+
+def _failed(task: AnyTask, job: ClaimedJob, error: Exception, why: str) -> Outcome:
+    text = _traceback(error)
+    attempt = job.attempts + 1
+    if isinstance(error, Retry):
+        text += f"task {task.name!r} asked for a retry, and {why}: this was attempt {attempt} of {job.retries}"
+    logger.error(
+        # Not as exc_info, which a handler would write without masking it.
+        "task %r failed, attempt %d of %d; %s (job %s)\n%s",
+        task.name,
+        attempt,
+        job.retries,
+        why,
+        job.id,
+        text.rstrip(),
+    )
+    return Outcome(Settlement.FAILED, error=text, error_type=type(error).__name__)
+
+
+def _discarded(task: AnyTask, job: ClaimedJob, error: Exception, reason: str) -> Outcome:
+    logger.info("task %r discarded its job (job %s): %s", task.name, job.id, reason)
+    return Outcome(Settlement.ABORTED, error=reason, error_type=type(error).__name__, reason="discarded")
+
+
+def _pause(task: AnyTask, job: ClaimedJob, attempt: int) -> float:
+    try:
+        return pause_after(attempt, task.option("backoff"))
+    except Exception as error:  # a policy that cannot be asked must not cost the job
+        logger.error(
+            "task %r: its backoff is of no use after attempt %d; the default one is taken (job %s)\n%s",
             task.name,
-            attempts,
-            job.retries,
-            delay,
+            attempt,
             job.id,
-            type(error).__name__,
-            error,
+            _traceback(error).rstrip(),
         )
-        return Outcome(Settlement.RETRY, error=text, delay=delay)
+        return pause_after(attempt, DEFAULT_BACKOFF)
+
+
+def _traceback(error: Exception) -> str:
+    return masked_end("".join(traceback.format_exception(error)), _ERROR)
+
+
+def _line(error: Exception) -> str:
+    # Not str(error), which is the task's code and may raise.
+    return masked_text(traceback.format_exception_only(error)[0].strip()[:_LINE])
+
+
+def _because(reason: str) -> str:
+    return f": {masked_text(reason[:_LINE])}" if reason else ""
 
 
 def _unknown_task(job: ClaimedJob) -> Outcome:

@@ -16,12 +16,15 @@ from litestar_saq.base import Worker as StockWorker
 from saq.job import Status
 
 from litestar_tasks.exceptions import BrokerError
+from litestar_tasks.job import CAPACITY, ENDED, MESSAGE
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.history import remember
 from litestar_tasks.worker.execution import Execution, Outcome
 from litestar_tasks.worker.meter import Meter
+from litestar_tasks.worker.seats import Seat, Seats
 
 if TYPE_CHECKING:
+    from litestar_tasks.middleware import Middleware
     from litestar_tasks.queue_config import QueueConfig
     from litestar_tasks.registry import Registry
     from litestar_tasks.worker.dependencies import Dependencies
@@ -40,6 +43,7 @@ class _Attempt:
     """A job that is running here."""
 
     job: ClaimedJob
+    seat: Seat
     task: asyncio.Task[None] | None = None
     ending: Literal["abort", "stop", "lost"] | None = None
     """Why it was cancelled, if it was."""
@@ -57,6 +61,7 @@ class Worker(StockWorker):
         config: The queue's settings.
         registry: The tasks. Any worker runs any task.
         dependencies: What tasks need beside their payload.
+        middleware: What wraps every attempt, before that of the registry and the task. Defaults to none.
 
     Attributes:
         outcomes: How many attempts ended here, by task and by what became of their jobs.
@@ -70,6 +75,7 @@ class Worker(StockWorker):
         config: QueueConfig,
         registry: Registry,
         dependencies: Dependencies,
+        middleware: Sequence[Middleware] = (),
     ) -> None:
         super().__init__(
             queue,
@@ -82,10 +88,13 @@ class Worker(StockWorker):
         self.SIGNALS = []  # signals are the process's; several workers share it
         self.pool = ThreadPoolExecutor(config.concurrency, thread_name_prefix=f"task-{queue.label}")
         self.functions = {task.name: task for task in registry.get_all_tasks()}
-        self._execution = Execution(registry, dependencies, self.pool)
+        context: dict[str, Any] = cast("dict[str, Any]", self.context)
+        context.update(dependencies.resources)
+        self._execution = Execution(registry, dependencies, self.pool, middleware)
         self._meter = Meter(queue)
         self._attempts: dict[int, _Attempt] = {}  # by the claim's token: a job can come back while its thread runs
         self._slot_free = asyncio.Event()
+        self._seats = Seats(config.concurrency, queue.job_id(""), self._slot_free.set)
         self._hurry = asyncio.Event()
         self._dispatcher: asyncio.Task[None] | None = None
         self._stopping = False
@@ -154,7 +163,7 @@ class Worker(StockWorker):
 
     async def _dispatch(self) -> None:
         while not self._stopping:
-            capacity = self.concurrency - len(self._attempts)
+            capacity = self._seats.free
             if not capacity:
                 self._slot_free.clear()
                 await self._slot_free.wait()
@@ -164,11 +173,12 @@ class Worker(StockWorker):
             except BrokerError:
                 continue  # said and paced by the queue
             for job in claimed:
-                attempt = self._attempts[job.token] = _Attempt(job)
+                attempt = self._attempts[job.token] = _Attempt(job, self._seats.take())
                 attempt.task = asyncio.create_task(self._run(attempt), name=job.function)
 
     async def _run(self, attempt: _Attempt) -> None:
         job, started = attempt.job, time.time() * 1000
+        CAPACITY.set(attempt.seat)
         try:
             outcome = await self._attempt(attempt)
             if outcome is None:
@@ -186,7 +196,7 @@ class Worker(StockWorker):
             logger.exception("job %s could not be settled; it stays claimed until this worker's lease lapses", job.id)
         finally:
             del self._attempts[job.token]
-            self._slot_free.set()
+            attempt.seat.leave()
 
     async def _attempt(self, attempt: _Attempt) -> Outcome | None:
         try:
@@ -289,18 +299,42 @@ _STATUS: Final = {
 
 def _record(job: ClaimedJob, outcome: Outcome) -> None:
     """Write an outcome into the job's own fields, as SAQ's tools read them."""
-    job.attempts += outcome.settlement in _COUNTED
+    expired = outcome.reason == "expired"
+    job.attempts += outcome.settlement in _COUNTED and not expired
     job.status = _STATUS.get(outcome.settlement, Status.QUEUED)
     job.touched = now = int(time.time() * 1000)
     if job.status is Status.QUEUED:
         if outcome.settlement is Settlement.RETRY:
-            worker, started = job.worker_id, job.started
-            remember(job, "retry", error=outcome.error, started=started, completed=now, worker=worker)
+            _remember(job, "retry", outcome)
+        elif outcome.settlement is Settlement.SNOOZE and outcome.error_type is not None:
+            _remember(job, "snooze", outcome)
+        if job.meta and "expires" in job.meta and (outcome.error_type or outcome.settlement is Settlement.HAND_BACK):
+            # It has been started in time, and what only holds until then would discard it the next time.
+            job.meta = {name: value for name, value in job.meta.items() if name != "expires"}
         if outcome.settlement is not Settlement.HAND_BACK:
             job.scheduled = cast("int", round(now / 1000 + outcome.delay, 3))  # to the ms, where SAQ counts seconds
         job.started, job.completed, job.worker_id, job.progress = 0, 0, None, 0.0
+        if job.meta and MESSAGE in job.meta:  # like the progress, it was that of the attempt
+            job.meta = {name: value for name, value in job.meta.items() if name != MESSAGE}
         job.error = outcome.error if outcome.settlement is Settlement.RETRY else job.error
         return
     job.completed, job.result, job.error = now, outcome.result, outcome.error
     if job.status is Status.COMPLETE:
         job.progress = 1.0
+        return
+    if expired:
+        job.started = 0
+    if outcome.reason or outcome.error_type:
+        job.meta = {**(job.meta or {}), ENDED: {"reason": outcome.reason, "error_type": outcome.error_type}}
+
+
+def _remember(job: ClaimedJob, how: str, outcome: Outcome) -> None:
+    remember(
+        job,
+        how,
+        error=outcome.error,
+        error_type=outcome.error_type,
+        started=job.started,
+        completed=job.touched,
+        worker=job.worker_id,
+    )

@@ -6,8 +6,8 @@ import asyncio
 import inspect
 import itertools
 import time
-from collections.abc import AsyncIterator, Collection, Iterable
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -81,6 +81,7 @@ class MemoryQueue(Operated, TaskQueue):
         self._aborts: dict[str, str] = {}
         self._tokens = itertools.count(1)
         self._changed = asyncio.Condition()
+        self._followers: list[Callable[[], None]] = []
         self._hooks: WorkerHooks | None = None
         self._workers: dict[str, WorkerInfo] = {}
         self._operations = MemoryOperations(self, self._state, self._notify)
@@ -141,6 +142,15 @@ class MemoryQueue(Operated, TaskQueue):
         except TimeoutError:
             raise TimeoutError(f"job {self.job_id(key)!r} had not ended after {timeout or 0:g} s") from None
         return job
+
+    @asynccontextmanager
+    async def following(self, key: str, changed: Callable[[], None]) -> AsyncGenerator[None, None]:
+        """See ``TaskQueue.following``. It is called for changes of all jobs."""
+        self._followers.append(changed)
+        try:
+            yield
+        finally:
+            self._followers.remove(changed)
 
     async def cancel(self, key: str, reason: str) -> bool:
         """See ``TaskQueue.cancel``."""
@@ -358,6 +368,8 @@ class MemoryQueue(Operated, TaskQueue):
         self._state.end(job.key, states, ttl=record_ttl(job, settlement), keep=self._keep[states[0]])
 
     async def _notify(self) -> None:
+        for changed in tuple(self._followers):
+            changed()
         async with self._changed:
             self._changed.notify_all()
 

@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -273,6 +273,10 @@ class PostgresQueue(Operated, TaskQueue):
                         await changed.wait()
                 except TimeoutError:
                     pass
+
+    def following(self, key: str, changed: Callable[[], None]) -> AbstractAsyncContextManager[object]:
+        """See ``TaskQueue.following``."""
+        return self._ends.follow(key, lambda _: changed())
 
     async def cancel(self, key: str, reason: str) -> bool:
         """See ``TaskQueue.cancel``. The effort does not grow with the queue."""

@@ -7,7 +7,7 @@ import inspect
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import redis.asyncio
@@ -272,6 +272,10 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
                 if job is None or job.status in TERMINAL_STATUSES:
                     return job
                 await watch.changed(_POLL if reliable else _UNSURE_POLL)
+
+    def following(self, key: str, changed: Callable[[], None]) -> AbstractAsyncContextManager[object]:
+        """See ``TaskQueue.following``."""
+        return self._announcements.follow(self.job_id(key), lambda _: changed())
 
     async def cancel(self, key: str, reason: str) -> bool:
         """See ``TaskQueue.cancel``. The effort does not grow with the queue."""
