@@ -263,13 +263,14 @@ class Link:
         connection.pgconn.finish()
 
     def _give_up(self, task: asyncio.Task[Any]) -> None:
-        connection, self._connection = self._connection, None
         self._given_up.add(task)
         task.add_done_callback(self._given_up.discard)
         task.add_done_callback(_retrieved)
+        connection = self._connection
         if connection is None or not self._sent:
-            task.cancel()  # it is connecting
+            task.cancel()  # it is connecting, or has not begun: a connection that is there is as good as before
             return
+        self._connection = None
         # The task has the socket registered with the event loop, and is woken by its end; closing it would not do that.
         task.add_done_callback(lambda _: connection.pgconn.finish())
         try:
