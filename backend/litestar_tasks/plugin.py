@@ -35,6 +35,7 @@ from litestar_tasks.queues.broker import Broker, queue_configs
 from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.worker.dependencies import Dependencies
 from litestar_tasks.worker.drain import until_empty
+from litestar_tasks.worker.garbage import collected_seldom
 from litestar_tasks.worker.lifespan import entered
 from litestar_tasks.worker.scheduler import Scheduler
 from litestar_tasks.worker.watchdog import Watchdog
@@ -225,7 +226,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             async with _unwrapped(app), entered(app, self._config.lifespan) as resources:
                 workers = self.get_workers(app, queues, resources=resources)
                 stopping = until_the_end.enter_context(_signals(workers))
-                with Watchdog():
+                with Watchdog(), collected_seldom():
                     async with observe(workers), self._working(workers, drain=drain, ended=stopping.set) as parts:
                         self._introduce(workers)
                         on_ready()

@@ -41,6 +41,9 @@ _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
         if isinstance(default, _NUMBER) and name != "retry_backoff"
     },
 }
+_SHAPES: Final[set[tuple[object, ...]]] = set()
+"""Field names and types of documents that were found to be right. Records look alike, so there are few."""
+_MOST_SHAPES: Final = 1_000
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder()
 
@@ -116,12 +119,10 @@ def restore(kind: type[JobT], queue: Queue, data: bytes | dict[str, Any], *, key
     fields = data if isinstance(data, dict) else decode(data)
     if not isinstance(fields, dict):
         raise UndecodableError(f"the document is a JSON {type(fields).__name__}, not an object")
-    for name, value in fields.items():
-        expected = _TYPES.get(name)
-        if expected is None:
-            raise UndecodableError(f"the document has a field {name!r}, which this version of SAQ does not know")
-        if not isinstance(value, expected):
-            raise UndecodableError(f"the document's {name!r} is a {type(value).__name__}")
+    if (shape := (*fields, *map(type, fields.values()))) not in _SHAPES:
+        _check_types(fields)
+        if len(_SHAPES) < _MOST_SHAPES:
+            _SHAPES.add(shape)
     if fields.get("queue") != queue.name:
         raise UndecodableError(f"the document says that it belongs to queue {fields.get('queue')!r}")
     if "function" not in fields or "key" not in fields:
@@ -138,6 +139,15 @@ def restore(kind: type[JobT], queue: Queue, data: bytes | dict[str, Any], *, key
     job = kind.__new__(kind)
     job.__dict__ = fields  # what a document leaves out, the class has
     return job
+
+
+def _check_types(fields: dict[str, Any]) -> None:
+    for name, value in fields.items():
+        expected = _TYPES.get(name)
+        if expected is None:
+            raise UndecodableError(f"the document has a field {name!r}, which this version of SAQ does not know")
+        if not isinstance(value, expected):
+            raise UndecodableError(f"the document's {name!r} is a {type(value).__name__}")
 
 
 def _has_unwritable_float(value: Any) -> bool:
