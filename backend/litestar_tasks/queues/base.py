@@ -276,12 +276,18 @@ class TaskQueue(Queue, Operations):
         """Begin to work on this queue: register a lease and keep it alive until ``close``."""
 
     @abstractmethod
-    async def claim(self, limit: int) -> list[ClaimedJob]:
+    async def claim(self, limit: int, *, ahead: bool = False) -> list[ClaimedJob]:
         """Claim up to ``limit`` jobs, waiting while there are none.
 
         Returns after at most about a second without a job, with an empty list. The jobs are marked active, carry
         their token, and belong to this worker until they are settled. Cancelling a claim loses nothing: what was
         claimed meanwhile is handed back.
+
+        Args:
+            limit: How many there is capacity for.
+            ahead: Whether the caller claims again as soon as a settled job has made room. The broker may then claim for
+                that room in the call that settles; what is not asked for within a quarter of a second is handed back.
+                Defaults to False.
 
         Raises:
             BrokerError: The broker is away. The caller is expected to call again; the queue paces itself.

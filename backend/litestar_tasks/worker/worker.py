@@ -169,7 +169,7 @@ class Worker(StockWorker):
                 await self._slot_free.wait()
                 continue
             try:
-                claimed = await self.queue.claim(capacity)
+                claimed = await self.queue.claim(capacity, ahead=True)
             except BrokerError:
                 continue  # said and paced by the queue
             for job in claimed:

@@ -250,7 +250,7 @@ class MemoryQueue(Operated, TaskQueue):
             raise RuntimeError(f"queue {self.name!r} is open already; a queue in memory has one worker")
         self._worker_id, self._hooks = worker_id, hooks
 
-    async def claim(self, limit: int) -> list[ClaimedJob]:
+    async def claim(self, limit: int, *, ahead: bool = False) -> list[ClaimedJob]:
         """See ``TaskQueue.claim``."""
         claimed = self._claim(limit)
         if not claimed and limit > 0:

@@ -425,7 +425,7 @@ class PostgresQueue(Operated, TaskQueue):
         await consumer.open()
         self._consumer = consumer
 
-    async def claim(self, limit: int) -> list[ClaimedJob]:
+    async def claim(self, limit: int, *, ahead: bool = False) -> list[ClaimedJob]:
         """See ``TaskQueue.claim``."""
         return await self._opened().claim(limit)
 

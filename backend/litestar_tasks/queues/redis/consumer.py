@@ -144,9 +144,11 @@ class Consumer:
 
     # Claims
 
-    async def claim(self, limit: int, *, exact: bool = False) -> list[ClaimedJob]:
+    async def claim(self, limit: int, *, exact: bool = False, ahead: bool = False) -> list[ClaimedJob]:
         """See ``TaskQueue.claim``."""
-        return await self._cycles.claim(limit, exact=exact, held=len(self._claims))
+        # What is being settled has given its place back already.
+        held = len(self._claims) - len(self._settling)
+        return await self._cycles.claim(limit, exact=exact, ahead=ahead, held=held)
 
     async def settle(self, job: ClaimedJob, settlement: Settlement, delay: float, *, vacates: bool) -> bool:
         """See ``TaskQueue.settle``."""

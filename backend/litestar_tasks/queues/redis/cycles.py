@@ -155,6 +155,9 @@ class Cycles:
         self._buffer: list[ClaimedJob] = []
         self._flights: list[_Flight] = []
         self._doubtful: list[tuple[int, int]] = []
+        self._ahead = False
+        """Whether the places that the next settled jobs free may be filled by the same call, ahead of the request for
+        them. Once for each request, so that who has stopped asking is given no more."""
         self._capacity = 0
         self._dry = False
         self._paused = False
@@ -175,12 +178,13 @@ class Cycles:
 
     # Asking
 
-    async def claim(self, limit: int, *, exact: bool, held: int) -> list[ClaimedJob]:
+    async def claim(self, limit: int, *, exact: bool, ahead: bool, held: int) -> list[ClaimedJob]:
         """Claim jobs.
 
         Args:
             limit: How many there is capacity for now.
             exact: Never answer more. Otherwise capacity that settled jobs free meanwhile counts, too.
+            ahead: Whether the caller claims again as soon as there is room.
             held: How many jobs are held already.
 
         Raises:
@@ -188,8 +192,9 @@ class Cycles:
         """
         loop = asyncio.get_running_loop()
         self._capacity = max(self._capacity, limit + held)
+        self._ahead = ahead
         if self._buffer:
-            return self._take_buffer(limit if exact else len(self._buffer))
+            return self._take_buffer(limit)
         request = _Request(limit, exact, loop.create_future())
         self._requests.append(request)
         timer = loop.call_later(_PATIENCE, self._expire, request)
@@ -339,6 +344,9 @@ class Cycles:
             grows = any(not request.exact for request in self._requests)
             want = max(0, min(batch, self._room() + (vacated if grows else 0)))
             vacated = vacated if grows else 0
+        elif self._ahead and vacated and not self._dry and not self._paused and not self._closing:
+            self._ahead = False
+            want = max(0, min(batch, vacated + self._room()))
         flight = _Flight(operations, want, incarnation.take(want), max(0, want - vacated), self._woken, self._said)
         self._woken = False
         self._flights.append(flight)

@@ -428,9 +428,9 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
         await consumer.open()
         self._consumer = consumer
 
-    async def claim(self, limit: int) -> list[ClaimedJob]:
+    async def claim(self, limit: int, *, ahead: bool = False) -> list[ClaimedJob]:
         """See ``TaskQueue.claim``."""
-        return await self._opened().claim(limit)
+        return await self._opened().claim(limit, ahead=ahead)
 
     async def settle(
         self, job: ClaimedJob, settlement: Settlement, *, delay: float = 0.0, vacates: bool = True
