@@ -65,8 +65,11 @@ class CurrentJob(JobHandle[Any]):
 
     @property
     def fencing_token(self) -> int:
-        """A number that grows with each claim of the job, to fence your own writes: refuse one with a smaller token."""
-        return int(getattr(self._job, "token", 0))
+        """A number that grows with each claim of the job, to fence your own writes: refuse one with a smaller number.
+
+        On Redis it is the server's clock in milliseconds, on Postgres a sequence.
+        """
+        return int(getattr(self._job, "fence", 0))
 
     @property
     def lost(self) -> bool:

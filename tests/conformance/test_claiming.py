@@ -30,6 +30,16 @@ async def test_lower_priorities_come_first_and_each_is_first_come_first_served(q
     assert keys_of(await hand.take(9)) == ["-100a", "-3a", "-3b", "0a", "0b", "0c", "7a", "7b", "100a"]
 
 
+@needs("shared")
+async def test_the_fence_of_a_job_grows_though_a_worker_that_began_earlier_claims_it_later(make: MakeQueue) -> None:
+    earlier, later = await Hand(await make()).open(), await Hand(await make()).open()
+    await enqueue(earlier.queue, "k")
+    first = await later.one()
+    assert await later.queue.settle(first, Settlement.RETRY, delay=0.05)
+    second = await earlier.one()
+    assert second.fence > first.fence
+
+
 async def test_a_claim_takes_no_more_than_it_asks_for(queue: TaskQueue) -> None:
     hand = await Hand(queue).open()
     await enqueue(queue, *"abcde")

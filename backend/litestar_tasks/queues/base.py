@@ -40,10 +40,13 @@ class ClaimedJob(Job):
     Attributes:
         token: Names this claim and no other. The broker refuses to settle a job under any token but the one that
             holds it now, so a worker that lost its lease can't overwrite what its successor does.
+        fence: Grows from one claim of the job to the next, whichever workers they are of; two that lie within the same
+            millisecond may share it. (Tokens need not grow: on Redis each worker counts its own.)
         lost: Whether the worker has learnt that somebody else holds the job now.
     """
 
     token: int = 0
+    fence: int = 0
     lost: bool = False
 
 

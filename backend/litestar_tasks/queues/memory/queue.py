@@ -345,7 +345,7 @@ class MemoryQueue(Operated, TaskQueue):
             document = self._load(state.records[key])
             document.pop("queue")
             job = ClaimedJob(**document, queue=self)
-            job.token = next(self._tokens)
+            job.token = job.fence = next(self._tokens)
             job.status, job.started, job.worker_id = Status.ACTIVE, now(), self._worker_id
             self._write(job)
             self._active[key] = job

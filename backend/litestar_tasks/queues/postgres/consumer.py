@@ -290,7 +290,7 @@ class Consumer:
             except records.UndecodableError as error:
                 self._quarantine(token, key, document, error)
                 continue
-            job.token = token
+            job.token = job.fence = token
             self._claims[token] = job
             jobs.append(job)
         return jobs

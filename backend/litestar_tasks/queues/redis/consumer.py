@@ -217,7 +217,7 @@ class Consumer:
         jobs = self._restore(claims)
         for job in jobs:
             job.status = Status.ACTIVE
-            job.started = claims.now
+            job.started = job.fence = claims.now
             job.worker_id = self.worker_id
         return jobs
 
