@@ -898,8 +898,8 @@ async def test_answers_that_are_lost_cost_no_job_and_double_none(
     redis_url: str, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every twentieth answer never arrives, of claims, settles and enqueues alike; some arrive at the server late."""
-    monkeypatch.setattr("litestar_tasks.queues.redis.outage._FIRST_PAUSE", 0.001)
-    monkeypatch.setattr("litestar_tasks.queues.redis.outage._LONGEST_PAUSE", 0.004)
+    monkeypatch.setattr("litestar_tasks.queues.outage._FIRST_PAUSE", 0.001)
+    monkeypatch.setattr("litestar_tasks.queues.outage._LONGEST_PAUSE", 0.004)
     monkeypatch.setattr("litestar_tasks.queues.redis.producer._PAUSE", 0.001)
     chance, original, lost = random.Random(5), Link.call, Counter[str]()
 

@@ -24,11 +24,12 @@ import redis
 
 from litestar_tasks import TasksPlugin
 from litestar_tasks.job import JobHandle, JobSpec
+from litestar_tasks.queues import presence
 from litestar_tasks.queues.base import WorkerHooks
-from litestar_tasks.queues.redis import RedisQueue, presence
+from litestar_tasks.queues.presence import Process, this_process
+from litestar_tasks.queues.redis import RedisQueue
 from litestar_tasks.queues.redis.incarnation import TOKENS
 from litestar_tasks.queues.redis.lua import LIMIT
-from litestar_tasks.queues.redis.presence import Process, this_process
 from tests.integration.conftest import Server, eventually
 from tests.integration.recovery_app import create_app, wait, wait_in_thread, wait_once, wait_once_in_thread
 from tests.integration.test_redis_scripts import LAYOUT, Redis, Worker, claimed_keys

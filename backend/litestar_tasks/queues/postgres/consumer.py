@@ -15,7 +15,7 @@ from psycopg import errors
 from saq.job import Status
 
 from litestar_tasks.exceptions import BrokerError
-from litestar_tasks.queues import retention
+from litestar_tasks.queues import records, retention
 from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, WorkerHooks
 from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of, rejects
 from litestar_tasks.queues.postgres.lease import LeaseThread
@@ -35,15 +35,14 @@ from litestar_tasks.queues.postgres.statements import (
     STAY,
 )
 from litestar_tasks.queues.postgres.upkeep import Upkeep
-from litestar_tasks.queues.redis import records
-from litestar_tasks.queues.redis.presence import this_process
+from litestar_tasks.queues.presence import this_process
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
 
+    from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.postgres.connection import Endpoint, Link
     from litestar_tasks.queues.postgres.listener import Announcer, Listener
-    from litestar_tasks.queues.postgres.outage import Outage
 
 __all__ = ("Consumer", "Terms")
 

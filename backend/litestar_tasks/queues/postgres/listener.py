@@ -14,8 +14,8 @@ import psycopg
 from psycopg import sql
 
 from litestar_tasks.exceptions import BrokerError
+from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.postgres.connection import Away, Connection, Endpoint, Link, reason_of
-from litestar_tasks.queues.postgres.outage import Outage
 from litestar_tasks.queues.postgres.statements import NOTIFY
 
 __all__ = ("Announcer", "Change", "Ends", "Listener", "channel_of")

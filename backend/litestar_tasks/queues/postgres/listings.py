@@ -11,7 +11,7 @@ import psycopg
 from saq.job import Job
 
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
-from litestar_tasks.queues import cursors, tallies
+from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.operations import (
     ENDED,
@@ -28,7 +28,6 @@ from litestar_tasks.queues.postgres import statements
 from litestar_tasks.queues.postgres.connection import Away, reason_of
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.statements import JOBS, KEPT, STATE
-from litestar_tasks.queues.redis import records
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue

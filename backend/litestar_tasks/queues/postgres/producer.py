@@ -12,17 +12,17 @@ from saq.job import Job
 
 from litestar_tasks.exceptions import BrokerError, PayloadError, QueueUnavailableError
 from litestar_tasks.job import Submission
+from litestar_tasks.queues import records
 from litestar_tasks.queues.postgres.connection import Away, reason_of, rejects
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.statements import ENQUEUE_MANY, ENQUEUE_ONE, READ
-from litestar_tasks.queues.redis import records
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
 
+    from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.postgres.connection import Link
     from litestar_tasks.queues.postgres.listener import Announcer
-    from litestar_tasks.queues.postgres.outage import Outage
 
 __all__ = ("Producer", "max_losses_of", "tag_of")
 

@@ -20,19 +20,18 @@ from saq.utils import now, uuid1
 from litestar_tasks.config import check_durability
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError
 from litestar_tasks.job import JobSpec, JobStatus, Submission
-from litestar_tasks.queues import retention
+from litestar_tasks.queues import records, retention
 from litestar_tasks.queues.base import FIELDS, ClaimedJob, LeaseState, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.operated import Operated
 from litestar_tasks.queues.operations import Capability, JobFilter
+from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.postgres import statements
 from litestar_tasks.queues.postgres.connection import Away, Endpoint, Refused, reason_of
 from litestar_tasks.queues.postgres.consumer import Consumer, Terms
 from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
-from litestar_tasks.queues.postgres.outage import Outage
 from litestar_tasks.queues.postgres.producer import Producer
 from litestar_tasks.queues.postgres.records import job_of
-from litestar_tasks.queues.redis import records
 
 if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
@@ -121,7 +120,7 @@ class PostgresQueue(Operated, TaskQueue):
         self.registry = cast("Registry", registry)
         self._durability = durability
         self._endpoint = Endpoint(url)
-        self._outage = Outage(self.name, self._endpoint.address)
+        self._outage = Outage(self.name, f"Postgres at {self._endpoint.address}", reason_of)
         self._terms = Terms(
             lease=lease,
             renew_every=renew_every,

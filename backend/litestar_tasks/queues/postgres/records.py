@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from saq.job import Job, Status
 
-from litestar_tasks.queues.redis.records import UndecodableError, restore
+from litestar_tasks.queues.records import UndecodableError, restore
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue

@@ -15,8 +15,8 @@ from litestar_tasks.queues.postgres.connection import Away, rejects
 from litestar_tasks.queues.postgres.statements import SETTLE
 
 if TYPE_CHECKING:
+    from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.postgres.connection import Link
-    from litestar_tasks.queues.postgres.outage import Outage
 
 __all__ = ("Operation", "Settling")
 

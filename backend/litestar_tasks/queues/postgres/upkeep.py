@@ -32,13 +32,13 @@ from litestar_tasks.queues.postgres.statements import (
     SWEEP_TURN,
     TAKE,
 )
-from litestar_tasks.queues.redis.presence import Process
+from litestar_tasks.queues.presence import Process
 
 if TYPE_CHECKING:
+    from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.postgres.connection import Link
     from litestar_tasks.queues.postgres.consumer import Consumer, Terms
     from litestar_tasks.queues.postgres.listener import Announcer
-    from litestar_tasks.queues.postgres.outage import Outage
 
 __all__ = ("Upkeep",)
 

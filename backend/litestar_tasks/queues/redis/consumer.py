@@ -14,14 +14,15 @@ from redis.exceptions import AuthenticationError, NoPermissionError, RedisError
 from saq.job import Status
 
 from litestar_tasks.exceptions import BrokerError
+from litestar_tasks.queues import records
 from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, WorkerHooks
-from litestar_tasks.queues.redis import records
+from litestar_tasks.queues.outage import Outage
+from litestar_tasks.queues.presence import this_process
 from litestar_tasks.queues.redis.cycles import Claims, Cycles, Limits, Operation
 from litestar_tasks.queues.redis.incarnation import Incarnation
 from litestar_tasks.queues.redis.lease import LeaseThread
 from litestar_tasks.queues.redis.lua import LIMIT, Script
-from litestar_tasks.queues.redis.outage import Outage, reason_of
-from litestar_tasks.queues.redis.presence import this_process
+from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.recovery import Recovery
 from litestar_tasks.queues.retention import record_ttl
 

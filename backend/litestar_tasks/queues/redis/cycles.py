@@ -24,10 +24,10 @@ from litestar_tasks.queues.redis.lua import LIMIT, Script, is_rejection
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import ClaimedJob
+    from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.redis.connection import Endpoint, Link
     from litestar_tasks.queues.redis.incarnation import Incarnation
     from litestar_tasks.queues.redis.layout import Layout
-    from litestar_tasks.queues.redis.outage import Outage
 
 __all__ = ("Claims", "Cycles", "Limits", "Operation", "unpack")
 

@@ -15,7 +15,7 @@ from redis.exceptions import NoPermissionError, ReadOnlyError, ResponseError
 
 from litestar_tasks.config import check_durability
 from litestar_tasks.exceptions import BrokerError
-from litestar_tasks.queues.redis.outage import reason_of
+from litestar_tasks.queues.redis.reasons import reason_of
 
 if TYPE_CHECKING:
     import redis.asyncio

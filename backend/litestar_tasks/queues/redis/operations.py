@@ -18,7 +18,7 @@ from redis.exceptions import RedisError, ResponseError
 from saq.job import Job, Status
 
 from litestar_tasks.exceptions import QueueUnavailableError
-from litestar_tasks.queues import cursors, tallies
+from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.operations import (
     ENDED,
@@ -32,11 +32,10 @@ from litestar_tasks.queues.operations import (
     Page,
     Pause,
 )
-from litestar_tasks.queues.redis import records
 from litestar_tasks.queues.redis.connection import ANSWER_TIMEOUT, never_sent
 from litestar_tasks.queues.redis.lua import LIMIT, Script
-from litestar_tasks.queues.redis.outage import reason_of
 from litestar_tasks.queues.redis.producer import max_losses_of
+from litestar_tasks.queues.redis.reasons import reason_of
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue

@@ -13,12 +13,13 @@ from saq.job import Job
 
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.job import Submission
-from litestar_tasks.queues.redis import records
+from litestar_tasks.queues import records
+from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.redis.batching import Batcher
 from litestar_tasks.queues.redis.connection import never_sent
 from litestar_tasks.queues.redis.durability import NotDurableError
 from litestar_tasks.queues.redis.lua import LIMIT, Script
-from litestar_tasks.queues.redis.outage import Outage, reason_of
+from litestar_tasks.queues.redis.reasons import reason_of
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.redis.connection import Endpoint, Link

@@ -19,10 +19,11 @@ from saq.utils import now, uuid1
 
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError
 from litestar_tasks.job import JobSpec, JobStatus, Submission, status_of
+from litestar_tasks.queues import records
 from litestar_tasks.queues.base import FIELDS, ClaimedJob, LeaseState, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.operated import Operated
 from litestar_tasks.queues.operations import Capability
-from litestar_tasks.queues.redis import records
+from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.redis.batching import Batcher
 from litestar_tasks.queues.redis.connection import Endpoint, Link
 from litestar_tasks.queues.redis.consumer import Consumer, Terms
@@ -31,8 +32,8 @@ from litestar_tasks.queues.redis.durability import guarantee_of
 from litestar_tasks.queues.redis.layout import Layout
 from litestar_tasks.queues.redis.lua import Script
 from litestar_tasks.queues.redis.operations import RedisOperations
-from litestar_tasks.queues.redis.outage import Outage, reason_of
 from litestar_tasks.queues.redis.producer import Producer
+from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
 from litestar_tasks.queues.redis.waiters import Announcements, Watch
 
@@ -120,7 +121,7 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
             self.capabilities = self.capabilities - {"stock_producers"}
         self.label = label
         self.registry = cast("Registry", registry)
-        self._outage = Outage(self.name, self._endpoint.address)
+        self._outage = Outage(self.name, f"Redis at {self._endpoint.address}", reason_of)
         self._terms = Terms(lease=lease, renew_every=renew_every, max_losses=max_losses)
         self._limits = Limits(complete=keep_complete, others=keep_failed, failed_ttl=failed_ttl)
         self._guarantee = guarantee_of(

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
-from litestar_tasks.queues.redis import records
+from litestar_tasks.queues import records
+from litestar_tasks.queues.presence import Process, this_process
 from litestar_tasks.queues.redis.cycles import unpack
 from litestar_tasks.queues.redis.incarnation import TOKENS, Incarnation
 from litestar_tasks.queues.redis.lua import LIMIT, Script
-from litestar_tasks.queues.redis.presence import Process, this_process
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import ClaimedJob
+    from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.redis.connection import Endpoint, Link
     from litestar_tasks.queues.redis.consumer import Consumer, Terms
     from litestar_tasks.queues.redis.cycles import Limits
     from litestar_tasks.queues.redis.layout import Layout
-    from litestar_tasks.queues.redis.outage import Outage
 
 __all__ = ("Recovery",)
 

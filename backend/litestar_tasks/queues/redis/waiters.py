@@ -15,8 +15,8 @@ from litestar_tasks.queues.redis.connection import CONNECT_TIMEOUT
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
 
+    from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.redis.connection import Endpoint
-    from litestar_tasks.queues.redis.outage import Outage
 
 __all__ = ("Announcements", "Watch")
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Callable
 
 __all__ = ("Outage",)
 
@@ -20,12 +21,14 @@ class Outage:
 
     Args:
         queue: The queue's name, for the log.
-        address: The server's, without credentials.
+        server: What the server is and where, without credentials: "Redis at localhost:6379".
+        reason_of: Puts an error of that server into words.
     """
 
-    def __init__(self, queue: str, address: str) -> None:
+    def __init__(self, queue: str, server: str, reason_of: Callable[[BaseException], str]) -> None:
         self._queue = queue
-        self._address = address
+        self._server = server
+        self._reason_of = reason_of
         self._since: float | None = None
         self._pause = _FIRST_PAUSE
         self.reason = ""
@@ -36,24 +39,22 @@ class Outage:
         return 0.0 if self._since is None else max(time.monotonic() - self._since, 1e-9)
 
     def failed(self, error: BaseException) -> None:
-        """Note a statement that failed for the server's or the network's sake."""
-        self.reason = str(error).strip().partition("\n")[0].rstrip(".")
+        """Note a call that failed for the server's or the network's sake."""
+        self.reason = self._reason_of(error)
         if self._since is None:
             self._since = time.monotonic()
             self._pause = _FIRST_PAUSE
             logger.error(
-                "queue %r: Postgres at %s does not answer: %s. Running jobs go on, results are kept until it is back",
+                "queue %r: %s does not answer: %s. Running jobs go on, results are kept until it is back",
                 self._queue,
-                self._address,
+                self._server,
                 self.reason,
             )
 
     def succeeded(self) -> None:
-        """Note a statement that was answered."""
+        """Note a call that was answered."""
         if self._since is not None:
-            logger.warning(
-                "queue %r: Postgres at %s answers again, after %.1f s", self._queue, self._address, self.lasting
-            )
+            logger.warning("queue %r: %s answers again, after %.1f s", self._queue, self._server, self.lasting)
             self._since = None
 
     async def pause(self) -> None:
