@@ -900,6 +900,20 @@ async def test_stopping_while_the_server_is_away_names_what_will_run_again(
     assert any(hand.queue.job_id("k") in line and "run again" in line for line in lines(caplog))
 
 
+async def test_closing_a_connection_gives_up_what_is_done_with_it(url: str) -> None:
+    link = Endpoint(url).link()
+    for statement in ("SELECT 1", "SELECT pg_sleep(60)"):
+        asked = asyncio.create_task(link.ask(statement, timeout=60))
+        await asyncio.sleep(0)  # it has begun, to connect or to ask
+        await eventually(lambda: link._running is not None)
+        await link.close()
+        with pytest.raises(BrokerError, match="closed"):
+            await asked
+        assert link.connection is None
+        assert await link.ask("SELECT 1") == [(1,)]
+        await link.close()
+
+
 async def test_nobody_is_let_in_with_a_wrong_name(own: PostgresServer, make_queue: MakeQueue) -> None:
     wrong = own.url().replace("postgres@", "nobody-known:secret@")
     with pytest.raises(BrokerError, match="does not exist") as caught:

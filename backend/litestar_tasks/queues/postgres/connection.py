@@ -170,6 +170,7 @@ class Link:
         self._endpoint = endpoint
         self._connection: Connection | None = None
         self._lock = asyncio.Lock()
+        self._running: asyncio.Task[Any] | None = None
         self._given_up: set[asyncio.Task[Any]] = set()
         self._sent = False
 
@@ -215,6 +216,7 @@ class Link:
         try:
             self._sent = False
             task = loop.create_task(self._insist(work))
+            self._running = task
             try:
                 done, _ = await asyncio.wait((task,), timeout=deadline - loop.time())
             except asyncio.CancelledError:
@@ -223,12 +225,17 @@ class Link:
             if not done:
                 self._give_up(task)
                 raise Away(f"no answer within {timeout:g} s", sent=self._sent)
+            if task.cancelled():
+                raise Away("the connection was closed", sent=False)
             return task.result()
         finally:
+            self._running = None
             self._lock.release()
 
     async def close(self) -> None:
-        """Close the connection; the next work makes a new one."""
+        """Close the connection, and give up what is done with it; the next work makes a new one."""
+        if self._running is not None and not self._running.done():
+            self._give_up(self._running)
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.pgconn.finish()
@@ -237,6 +244,8 @@ class Link:
 
     async def _insist(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         for _ in range(_REPEATS):
+            if asyncio.current_task() in self._given_up:
+                raise Away("the connection was closed", sent=False)
             connection = self._connection
             if connection is not None and _has_ended(connection):
                 self._drop(connection)

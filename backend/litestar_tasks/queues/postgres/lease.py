@@ -11,7 +11,7 @@ from typing import Any
 import psycopg
 
 from litestar_tasks.exceptions import BrokerError
-from litestar_tasks.queues.postgres.connection import Endpoint
+from litestar_tasks.queues.postgres.connection import Endpoint, Link
 from litestar_tasks.queues.postgres.statements import RENEW
 
 __all__ = ("LeaseThread",)
@@ -77,6 +77,12 @@ class LeaseThread(threading.Thread):
 
     async def _run(self) -> None:
         link = self._endpoint.link()
+        try:
+            await self._renew(link)
+        finally:
+            await link.close()
+
+    async def _renew(self, link: Link) -> None:
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         due = time.monotonic() + self._every
@@ -99,4 +105,3 @@ class LeaseThread(threading.Thread):
                 continue
             self.renewed = time.monotonic()
             self._report(owner, bool(rows[0][0]), [(token, reason) for _, token, reason in rows if token is not None])
-        await link.close()
