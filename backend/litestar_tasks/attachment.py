@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from litestar_tasks.exceptions import ConfigurationError, NotAttachedError
 
@@ -16,9 +16,21 @@ if TYPE_CHECKING:
 
     from litestar_tasks.job import Event, JobQueue, JobSpec, JobStatus, Submission
 
-__all__ = ("Attachment", "Attachments")
+__all__ = ("Attachment", "Attachments", "Outbox")
 
 T = TypeVar("T")
+
+
+class Outbox(Protocol):
+    """What calls need of an outbox."""
+
+    def session(self) -> object | None:
+        """The session that calls which name none are part of, here and now; None where there is none."""
+        ...
+
+    async def write(self, session: object, calls: Sequence[tuple[str, JobSpec]]) -> list[Submission]:
+        """Write calls, each with its queue's label, into a session's transaction, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -33,11 +45,31 @@ class Attachment:
     """Returns a queue by its label; raises UnknownQueueError."""
     locate: Callable[[str], tuple[str, str]]
     """Splits a job id into its queue's label and the job's key; raises JobNotFoundError for an id of elsewhere."""
+    outbox: Outbox | None = None
+    """Takes calls into transactions of the app's database; None where it is not configured."""
 
     def queue(self, label: str) -> JobQueue:
         """A queue that can be used on the running event loop."""
         queue = self.find(label)
         return queue if _running_loop() is self.loop else _ForeignLoopQueue(queue, self.loop)
+
+    def session(self) -> object | None:
+        """The session that a call without one of its own is part of."""
+        return None if self.outbox is None else self.outbox.session()
+
+    async def write(self, session: object, calls: Sequence[tuple[str, JobSpec]]) -> list[Submission]:
+        """Write calls into a session's transaction, in order.
+
+        Raises:
+            ConfigurationError: The app has no outbox, or the session is not one of its database.
+            PayloadError: The broker could not store one of them.
+        """
+        if self.outbox is None:
+            raise ConfigurationError(
+                "using(session=…) needs an outbox, which this app does not have; give it one: "
+                "TasksConfig(outbox=OutboxConfig())"
+            )
+        return await self.outbox.write(session, calls)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the app's loop from a thread that has none, and wait for it.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, Protocol, TypedDict, cast
 
 from litestar.di import Provide
 
@@ -19,6 +19,7 @@ from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff
 
 __all__ = (
     "DEFAULTS",
+    "DatabaseSession",
     "EnqueueOptions",
     "RegistryOptions",
     "SharedOptions",
@@ -29,6 +30,15 @@ __all__ = (
     "check_run_at",
     "seconds",
 )
+
+
+class DatabaseSession(Protocol):
+    """SQLAlchemy's ``AsyncSession``, for those who have no SQLAlchemy."""
+
+    @property
+    def sync_session(self) -> Any:
+        """What it stands for."""
+        ...
 
 
 class SharedOptions(TypedDict, total=False):
@@ -108,6 +118,10 @@ class EnqueueOptions(SharedOptions, total=False):
     key: str
     """The job's key. While a job of this key is not finished, another enqueue under it stores nothing and returns
     that job. Defaults to a random one."""
+    session: DatabaseSession | None
+    """The SQLAlchemy session whose transaction the job is part of: it exists once that has committed, and never if it
+    is rolled back. None for no transaction, also where ``OutboxConfig.in_requests`` would take the request's. Defaults
+    to none."""
 
 
 DEFAULTS: Final[Mapping[str, Any]] = {
@@ -209,6 +223,15 @@ def _check_name(value: Any, subject: str) -> str:
     return value
 
 
+def _check_session(value: Any, subject: str) -> Any:
+    # Not isinstance, which would load SQLAlchemy.
+    if value is not None and not hasattr(value, "sync_session"):
+        raise ConfigurationError(
+            f"{subject} is {value!r}; give SQLAlchemy's AsyncSession, such as a route's db_session"
+        )
+    return value
+
+
 def _check_tag(value: Any, subject: str) -> str | None:
     if value is not None and (not isinstance(value, str) or not 0 < len(value) <= 100):
         raise ConfigurationError(f"{subject} is {value!r}; give a text of 1 to 100 characters, or None for none")
@@ -297,6 +320,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "name": _check_name,
     "queue": _check_name,
     "key": _check_name,
+    "session": _check_session,
     "timeout": _check_timeout,
     "ttl": _check_limit,
     "max_attempts": _check_int(1, 1_000_000),

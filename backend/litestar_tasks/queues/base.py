@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from litestar_tasks.middleware import EnqueueHook
     from litestar_tasks.registry import Registry
 
-__all__ = ("FIELDS", "ClaimedJob", "LeaseState", "Settlement", "Submission", "TaskQueue", "WorkerHooks")
+__all__ = (
+    "FIELDS",
+    "ClaimedJob",
+    "Delivery",
+    "LeaseState",
+    "Settlement",
+    "Submission",
+    "TaskQueue",
+    "WorkerHooks",
+)
 
 _LOOK: Final = 1.0
 """Seconds after which a job that somebody watches is looked at, announced or not: that it starts, or is due, is not."""
@@ -86,6 +95,18 @@ class LeaseState:
     """Seconds since it was renewed last. It grows while the broker is away."""
     renewing: bool
     """Whether what renews it is alive."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A row of an outbox on its way to becoming a job. Not frozen, as one is made for every row."""
+
+    row: str
+    """Names the row, and no other one ever."""
+    job: Job
+    """The job, queued, belonging to the queue that it is delivered to."""
+    once: bool = False
+    """As in ``TaskQueue.store``."""
 
 
 class TaskQueue(Queue, Operations):
@@ -271,6 +292,45 @@ class TaskQueue(Queue, Operations):
         if ended is not None and ended.status is not Status.COMPLETE:
             raise SaqJobError(ended)
         return ended.result if ended else None
+
+    # The outbox's side
+
+    async def prepare(self, spec: JobSpec) -> Job:
+        """The job of a call that is to be stored later, after everything that sees calls before they are."""
+        job = self.build(spec)
+        await self._before_enqueue(job)
+        return job
+
+    @abstractmethod
+    async def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Store the jobs of rows, in order. Each row is heeded once, for seven days, however often it comes.
+
+        A key that is taken is no error: its row has been heeded.
+
+        Raises:
+            PayloadError: The broker refuses one of them for what it says; those before it are stored.
+            QueueUnavailableError: The broker did not answer in time; some of them may be stored.
+        """
+
+    @abstractmethod
+    async def incarnation(self) -> str | None:
+        """Names the server as long as it cannot have forgotten anything; None where the jobs end with this process.
+
+        Another name, after a restart or a failover, means that what was stored within two seconds before may be gone.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer.
+        """
+
+    @abstractmethod
+    async def release(self, rows: Sequence[str]) -> None:
+        """Heed rows that are gone for one more hour only.
+
+        Not less: somebody may have read one before it went, and may have been frozen with it since.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer. Nothing rests on it.
+        """
 
     # The worker's side
 

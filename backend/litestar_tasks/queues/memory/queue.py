@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -17,7 +17,7 @@ from saq.types import CountKind, ListenCallback, QueueInfo, WorkerInfo
 from saq.utils import now
 
 from litestar_tasks.job import JobStatus, Submission, status_of
-from litestar_tasks.queues.base import FIELDS, ClaimedJob, Settlement, TaskQueue, WorkerHooks
+from litestar_tasks.queues.base import FIELDS, ClaimedJob, Delivery, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.memory.operations import MemoryOperations
 from litestar_tasks.queues.memory.state import State
 from litestar_tasks.queues.operated import Operated
@@ -79,6 +79,8 @@ class MemoryQueue(Operated, TaskQueue):
         self._state = State()
         self._active: dict[str, ClaimedJob] = {}
         self._aborts: dict[str, str] = {}
+        self._heeded: set[str] = set()
+        """Rows of an outbox."""
         self._tokens = itertools.count(1)
         self._changed = asyncio.Condition()
         self._followers: list[Callable[[], None]] = []
@@ -107,6 +109,20 @@ class MemoryQueue(Operated, TaskQueue):
         state.make_wait(job.key, job.priority, until=job.scheduled)
         await self._notify()
         return Submission(job)
+
+    async def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``TaskQueue.deliver``."""
+        for one in deliveries:
+            if one.row not in self._heeded:
+                self._heeded.add(one.row)
+                await self.store(one.job, once=one.once)
+
+    async def incarnation(self) -> None:
+        """See ``TaskQueue.incarnation``."""
+
+    async def release(self, rows: Sequence[str]) -> None:
+        """See ``TaskQueue.release``. Nobody else could have read them for this queue."""
+        self._heeded.difference_update(rows)
 
     async def _enqueue(self, job: Job) -> Job | None:
         submission = await self.store(job)

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from saq.job import Job
@@ -15,16 +16,17 @@ from litestar_tasks.job import Submission
 from litestar_tasks.queues import records
 from litestar_tasks.queues.postgres.connection import Away, reason_of, rejects
 from litestar_tasks.queues.postgres.records import job_of
-from litestar_tasks.queues.postgres.statements import ENQUEUE_MANY, ENQUEUE_ONE, READ
+from litestar_tasks.queues.postgres.statements import DELIVER_MANY, ENQUEUE_MANY, ENQUEUE_ONE, READ
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
 
+    from litestar_tasks.queues.base import Delivery
     from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.postgres.connection import Link
     from litestar_tasks.queues.postgres.listener import Announcer
 
-__all__ = ("Producer", "max_losses_of", "tag_of")
+__all__ = ("Producer", "insertions", "max_losses_of", "tag_of")
 
 AnswerT = TypeVar("AnswerT")
 
@@ -42,6 +44,8 @@ class _Entry:
     job: Job
     document: bytes
     once: bool
+    row: str | None = None
+    """The row of an outbox that it comes from."""
     answer: asyncio.Future[bool] | None = None
     flying: bool = False
     """Whether a round trip that it is part of is under way."""
@@ -51,7 +55,7 @@ class _Entry:
     @property
     def refuses_ended(self) -> bool:
         """Whether the key of a job that has ended is refused, too: if sent before, this one may have run since."""
-        return self.once or self.sent
+        return self.once or (self.sent and self.row is None)
 
 
 class Producer:
@@ -116,6 +120,15 @@ class Producer:
                     await asyncio.gather(flight, return_exceptions=True)
         return submissions
 
+    async def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``TaskQueue.deliver``. Five hundred jobs travel together, each statement with its markers."""
+        async with self._bulk_lock:
+            for start in range(0, len(deliveries), _BULK):
+                part = [self._entry(one.job, once=one.once) for one in deliveries[start : start + _BULK]]
+                for entry, one in zip(part, deliveries[start : start + _BULK], strict=True):
+                    entry.row = one.row
+                await self._insist(part, partial(self._send, part))
+
     async def close(self) -> None:
         """Give up what is still to be sent."""
         if self._sending is not None:
@@ -123,8 +136,7 @@ class Producer:
             await asyncio.gather(self._sending, return_exceptions=True)
 
     def _entry(self, job: Job, *, once: bool) -> _Entry:
-        _check(job)
-        return _Entry(job, records.encode(job), once)
+        return _entry(job, once=once)
 
     async def _share(self, entry: _Entry) -> bool:
         if not self._free:
@@ -263,6 +275,27 @@ class Producer:
         return QueueUnavailableError(self._label, reason, job_id=job_id, maybe_enqueued=maybe)
 
 
+def insertions(queue: str, jobs: Sequence[tuple[Job, bool]]) -> list[tuple[str, dict[str, Any], list[Job]]]:
+    """Statements that store jobs in order on a connection of somebody else's, each with its parameters and its jobs.
+
+    One of one job answers with a row if it was stored; one of several with the keys of those that were.
+
+    Args:
+        queue: The queue's name on the wire.
+        jobs: The jobs, each with whether it is to be stored once only.
+
+    Raises:
+        PayloadError: Postgres could not hold one of them.
+    """
+    groups = _groups([_entry(job, once=once) for job, once in jobs])
+    return [(*_statement(queue, group), [entry.job for entry in group]) for group in groups]
+
+
+def _entry(job: Job, *, once: bool) -> _Entry:
+    _check(job)
+    return _Entry(job, records.encode(job), once)
+
+
 def _groups(entries: Sequence[_Entry]) -> list[list[_Entry]]:
     """Entries in order, in groups that one statement can store: it can't meet a key twice."""
     groups: list[list[_Entry]] = []
@@ -292,7 +325,7 @@ def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]
         )
         for entry in group
     ]
-    if len(rows) == 1:
+    if len(rows) == 1 and group[0].row is None:
         names = ("key", "job", "priority", "group_key", "due", "max_losses", "attempts", "task", "tag")
         return ENQUEUE_ONE, {
             "queue": queue,
@@ -301,11 +334,14 @@ def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]
         }
     names = ("keys", "jobs", "priorities", "group_keys", "dues", "max_losses", "attempts", "tasks", "tags")
     columns = map(list, zip(*rows, strict=True))
-    return ENQUEUE_MANY, {
+    parameters = {
         "queue": queue,
         "once": group[0].refuses_ended,
         **dict(zip(names, columns, strict=True)),
     }
+    if group[0].row is None:
+        return ENQUEUE_MANY, parameters
+    return DELIVER_MANY, {**parameters, "rows": [entry.row for entry in group]}
 
 
 def max_losses_of(job: Job) -> int | None:

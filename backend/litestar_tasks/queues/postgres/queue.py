@@ -21,7 +21,7 @@ from litestar_tasks.config import check_durability
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError
 from litestar_tasks.job import JobSpec, JobStatus, Submission
 from litestar_tasks.queues import records, retention
-from litestar_tasks.queues.base import FIELDS, ClaimedJob, LeaseState, Settlement, TaskQueue, WorkerHooks
+from litestar_tasks.queues.base import FIELDS, ClaimedJob, Delivery, LeaseState, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.operated import Operated
 from litestar_tasks.queues.operations import Capability, JobFilter
 from litestar_tasks.queues.outage import Outage
@@ -30,7 +30,7 @@ from litestar_tasks.queues.postgres.connection import Away, Endpoint, Refused, r
 from litestar_tasks.queues.postgres.consumer import Consumer, Terms
 from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
-from litestar_tasks.queues.postgres.producer import Producer
+from litestar_tasks.queues.postgres.producer import Producer, insertions
 from litestar_tasks.queues.postgres.records import job_of
 
 if TYPE_CHECKING:
@@ -195,6 +195,39 @@ class PostgresQueue(Operated, TaskQueue):
     async def store_many(self, jobs: Sequence[Job], *, once: bool = False) -> list[Submission]:
         """Store many jobs, in order; see ``TaskQueue.store``."""
         return await self._producer.store_many([(job, once) for job in jobs])
+
+    async def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``TaskQueue.deliver``."""
+        await self._producer.deliver(deliveries)
+
+    async def incarnation(self) -> str:
+        """See ``TaskQueue.incarnation``: a commit may be forgotten where ``synchronous_commit`` is off."""
+        with self._answering():
+            ((started,),) = await self._reader.ask(statements.SERVER_RUN)
+        return str(started)
+
+    async def release(self, rows: Sequence[str]) -> None:
+        """See ``TaskQueue.release``."""
+        with self._answering():
+            await self._reader.ask(statements.LET_GO_OF_ROWS, {"queue": self.name, "rows": list(rows)})
+
+    async def identity(self) -> tuple[str | bool | None, ...]:
+        """What ``statements.IDENTITY`` answers here; whoever gets the same answer can store jobs by ``insertions``.
+
+        Raises:
+            QueueUnavailableError: The server did not answer.
+        """
+        with self._answering():
+            ((*answer,),) = await self._reader.ask(statements.IDENTITY)
+        return tuple(answer)
+
+    def insertions(self, jobs: Sequence[tuple[Job, bool]]) -> list[tuple[str, dict[str, Any], list[Job]]]:
+        """Statements that store jobs in somebody else's transaction; see ``producer.insertions``."""
+        return insertions(self.name, jobs)
+
+    def announce(self) -> None:
+        """Tell workers that there is work which somebody else has stored."""
+        self._announcer.ready()
 
     async def _enqueue(self, job: Job) -> Job | None:
         submission = await self.store(job)

@@ -107,6 +107,19 @@ CREATE TABLE litestar_tasks_minutes (
 );
 """,
     ),
+    (
+        "the rows of outboxes that have become jobs",
+        """\
+-- A row of an outbox in another database is heeded once, as long as this is kept.
+CREATE TABLE litestar_tasks_seen (
+    queue text NOT NULL,
+    outbox_row text NOT NULL,
+    expire_at timestamptz NOT NULL,
+    PRIMARY KEY (queue, outbox_row)
+);
+CREATE INDEX litestar_tasks_seen_until ON litestar_tasks_seen (queue, expire_at);
+""",
+    ),
 )
 """What each step brings, and its statements."""
 

@@ -23,6 +23,7 @@
 ``saq:<name>:retrying``         zset     of the jobs that wait until a moment, those that have failed before
 ``saq:<name>:paused``           string   who paused the queue and when (JSON); exists while nothing is claimed
 ``saq:<name>:m:<minute>``       hash     ``<task>:<counter>`` to a number, for a day: see ``tallies.py``
+``saq:<name>:seen:<row>``       string   exists for a row of an outbox that has become a job, for a week
 ``saq:<name>:written``          string   written behind jobs that are to be on disk or on replicas; means nothing
 ``saq:<name>:ctl``              channel  tells workers what to do at once
 ==============================  =======  ===========================================================================

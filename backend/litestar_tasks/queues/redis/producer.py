@@ -106,10 +106,14 @@ class Producer:
         answer = await self._insist(entry, self._batcher.ask)
         return self._submission(entry, answer)
 
-    async def store_many(self, jobs: Sequence[tuple[Job, bool]]) -> list[Submission]:
+    async def store_many(self, jobs: Sequence[tuple[Job, bool]], rows: Sequence[str] = ()) -> list[Submission]:
         """Store jobs in order, each with whether it is to be stored once only.
 
         While the server stores one part, the next one is being encoded. All parts share one wait for a guarantee.
+
+        Args:
+            jobs: The jobs.
+            rows: The rows of an outbox that they come from, each of which is heeded once. Defaults to none.
         """
         submissions: list[Submission] = []
         async with self._bulk_lock:
@@ -118,6 +122,8 @@ class Producer:
             try:
                 for start in range(0, len(jobs), LIMIT):
                     part = [self._entry(job, once=once) for job, once in jobs[start : start + LIMIT]]
+                    for entry, row in zip(part, rows[start : start + LIMIT], strict=False):
+                        entry.mode = f"row:{'once' if entry.mode == 'once' else 'new'}:{row}"
                     if flight is not None:
                         submissions += await flight
                     flight = asyncio.create_task(self._store_part(part))

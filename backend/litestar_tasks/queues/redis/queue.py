@@ -20,7 +20,7 @@ from saq.utils import now, uuid1
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError
 from litestar_tasks.job import JobSpec, JobStatus, Submission, status_of
 from litestar_tasks.queues import records
-from litestar_tasks.queues.base import FIELDS, ClaimedJob, LeaseState, Settlement, TaskQueue, WorkerHooks
+from litestar_tasks.queues.base import FIELDS, ClaimedJob, Delivery, LeaseState, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.operated import Operated
 from litestar_tasks.queues.operations import Capability
 from litestar_tasks.queues.outage import Outage
@@ -50,6 +50,8 @@ _PAGE: Final = 100
 _POLL: Final = 5.0
 """Seconds after which a waiter looks by itself, should the message that it waits for be lost."""
 _UNSURE_POLL: Final = 0.5
+_FORGET: Final = 3600
+"""Seconds for which a row of an outbox that is gone is still heeded."""
 _OLDEST_SERVER: Final = (6, 2)
 _FIXED: Final = frozenset({"function", "key", "queue", "status", "worker_id"})
 
@@ -202,6 +204,24 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
     async def store_many(self, jobs: Sequence[Job], *, once: bool = False) -> list[Submission]:
         """Store many jobs, in order; see ``TaskQueue.store``."""
         return await self._producer.store_many([(job, once) for job in jobs])
+
+    async def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``TaskQueue.deliver``. Two hundred jobs travel together, each part in one step with its markers."""
+        await self._producer.store_many([(one.job, one.once) for one in deliveries], [one.row for one in deliveries])
+
+    async def incarnation(self) -> str:
+        """See ``TaskQueue.incarnation``: the run of the server, and the history of writes that it goes on with."""
+        with self._answering():
+            server, replication = [await self._command("INFO", section) for section in ("server", "replication")]
+        return f"{server['run_id']}:{replication['master_replid']}"
+
+    async def release(self, rows: Sequence[str]) -> None:
+        """See ``TaskQueue.release``."""
+        pipeline: Any = self.redis.pipeline(transaction=False)
+        for row in rows:
+            pipeline.expire(self._layout.key(f"seen:{row}"), _FORGET)
+        with self._answering():
+            await pipeline.execute()
 
     async def _enqueue(self, job: Job) -> Job | None:
         submission = await self.store(job)

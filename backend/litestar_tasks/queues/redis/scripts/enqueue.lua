@@ -3,19 +3,25 @@
 -- ARGV: prefix, then for each job: id, document, moment (ms; 0 or past: now), priority, max_losses (0: the queue's), mode.
 -- Mode 'new' refuses the id of a job that is not finished; 'once' also one whose record is still there. 'again:<ms>' is
 -- a job of that moment that may have been stored by an earlier call, and may have run since: it refuses its own record,
--- and not that of an earlier job of the same id.
+-- and not that of an earlier job of the same id. 'row:new:<row>' and 'row:once:<row>' are the two for a row of an outbox,
+-- which is heeded once: that it was is noted beside what was made of it.
 -- Answer: for each job 1, or the document that stands in its way ('' where there is none).
 
 local STRIDE = 6
+local WEEK = 604800
 local count = (#ARGV - 1) / STRIDE
 if count < 1 or count > LIMIT or count ~= math.floor(count) then return reject('enqueue: wrong number of arguments') end
-local ids = {}
+local ids, rows, modes = {}, {}, {}
 for k = 1, count do
   local at = 2 + (k - 1) * STRIDE
   local id, moment, priority, losses, mode = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), ARGV[at + 5]
   if id == '' or not moment or not losses or losses < 0 then return reject('enqueue: job ' .. k .. ' is malformed') end
   if not priority or priority ~= math.floor(priority) then return reject('enqueue: job ' .. k .. ' has no whole priority') end
-  if mode ~= 'new' and mode ~= 'once' and not string.match(mode or '', '^again:%d+$') then return reject('enqueue: job ' .. k .. ' has no mode') end
+  if mode ~= 'new' and mode ~= 'once' and not string.match(mode or '', '^again:%d+$') then
+    local kind, row = string.match(mode or '', '^row:(%a+):(.+)$')
+    if kind ~= 'new' and kind ~= 'once' then return reject('enqueue: job ' .. k .. ' has no mode') end
+    modes[k], rows[k] = kind, prefix .. 'seen:' .. row
+  end
   ids[k] = id
 end
 
@@ -33,7 +39,10 @@ local bell = false
 for k = 1, count do
   local at, id = 2 + (k - 1) * STRIDE, ids[k]
   local exists = some_exist and call('EXISTS', id) == 1
-  if states[k] or seen[id] or (exists and stands(id, ARGV[at + 5])) then
+  local heeded = rows[k] and call('SET', rows[k], 1, 'NX', 'EX', WEEK) == false
+  if heeded then
+    answer[k] = 1
+  elseif states[k] or seen[id] or (exists and stands(id, modes[k] or ARGV[at + 5])) then
     answer[k] = false
   else
     seen[id], answer[k] = true, 1

@@ -1,0 +1,105 @@
+"""The outbox's table, in the metadata of the app's own models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from advanced_alchemy.base import DefaultBase
+from sqlalchemy import BigInteger, Boolean, Integer, String, Text
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.sql.functions import GenericFunction
+
+from litestar_tasks.exceptions import ConfigurationError
+
+if TYPE_CHECKING:
+    from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig
+    from sqlalchemy import Table
+    from sqlalchemy.sql.compiler import SQLCompiler
+
+__all__ = ("now_ms", "outbox_table")
+
+
+class now_ms(GenericFunction[int]):  # noqa: N801  # a function of SQL
+    """The database's clock, in milliseconds since the epoch: the one clock that all processes share."""
+
+    type = BigInteger()
+    inherit_cache = True
+    _register = False
+
+
+@compiles(now_ms, "postgresql")
+def _on_postgres(_element: now_ms, _compiler: SQLCompiler, **_: Any) -> str:
+    return "CAST(extract(epoch FROM clock_timestamp()) * 1000 AS bigint)"
+
+
+@compiles(now_ms, "sqlite")
+def _on_sqlite(_element: now_ms, _compiler: SQLCompiler, **_: Any) -> str:
+    return "CAST((julianday('now') - 2440587.5) * 86400000 AS integer)"
+
+
+class OutboxRow:
+    """One job that is to be. What is delivered is kept until the broker cannot forget it any more."""
+
+    transaction: Mapped[str] = mapped_column(String(32), primary_key=True)
+    """Names the transaction that wrote it. Later ones sort behind."""
+    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    """Its place among the rows of its transaction."""
+    queue: Mapped[str] = mapped_column(String(255))
+    """The queue's name on the wire."""
+    task: Mapped[str] = mapped_column(Text)
+    document: Mapped[str] = mapped_column(Text)
+    """The job, as the broker is to store it."""
+    once: Mapped[bool] = mapped_column(Boolean)
+    created: Mapped[int] = mapped_column(BigInteger, default=now_ms())
+    delivered: Mapped[int | None] = mapped_column(BigInteger)
+    broker: Mapped[str | None] = mapped_column(String(200))
+    """The incarnation of the broker that it was delivered to."""
+    parked: Mapped[int | None] = mapped_column(BigInteger)
+    """Since when it waits for somebody to decide."""
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
+_COLUMNS: Final = (
+    "transaction",
+    "number",
+    "queue",
+    "task",
+    "document",
+    "once",
+    "created",
+    "delivered",
+    "broker",
+    "parked",
+    "reason",
+)
+
+
+def outbox_table(config: SQLAlchemyAsyncConfig, name: str) -> Table:
+    """The table in a configuration's metadata; declared there, as a model, if it is not yet.
+
+    Args:
+        config: Advanced Alchemy's configuration of the database.
+        name: The table's name.
+
+    Raises:
+        ConfigurationError: The metadata has another table of that name.
+    """
+    metadata: Any = config.metadata
+    if (known := metadata.tables.get(name)) is not None:
+        if tuple(known.columns.keys()) != _COLUMNS:
+            raise ConfigurationError(
+                f"the app has a table {name!r} of its own, so the outbox cannot have that name; give it another one: "
+                "OutboxConfig(table=…)"
+            )
+        return known  # type: ignore[no-any-return]  # a table of the metadata
+    body = {
+        "__tablename__": name,
+        "__module__": __name__,
+        "__doc__": OutboxRow.__doc__,
+        "__annotations__": OutboxRow.__annotations__,
+        "metadata": metadata,
+        **{column: getattr(OutboxRow, column) for column in _COLUMNS},
+    }
+    model: Any = type(f"OutboxRow_{name}", (DefaultBase,), body)
+    return model.__table__  # type: ignore[no-any-return]  # a declared model's
