@@ -13,8 +13,7 @@ from sqlalchemy.sql.functions import GenericFunction
 from litestar_tasks.exceptions import ConfigurationError
 
 if TYPE_CHECKING:
-    from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig
-    from sqlalchemy import Table
+    from sqlalchemy import MetaData, Table
     from sqlalchemy.sql.compiler import SQLCompiler
 
 __all__ = ("now_ms", "outbox_table")
@@ -75,24 +74,26 @@ _COLUMNS: Final = (
 )
 
 
-def outbox_table(config: SQLAlchemyAsyncConfig, name: str) -> Table:
-    """The table in a configuration's metadata; declared there, as a model, if it is not yet.
+def outbox_table(metadata: MetaData, name: str = "litestar_tasks_outbox") -> Table:
+    """The table in an app's metadata; declared there, as a model of Advanced Alchemy's, if it is not yet.
+
+    ``TasksPlugin`` does this when the app is made. Migrations that run without it call it themselves, in their
+    ``env.py``.
 
     Args:
-        config: Advanced Alchemy's configuration of the database.
-        name: The table's name.
+        metadata: That of the app's models.
+        name: The table's name, as in ``OutboxConfig``. Defaults to "litestar_tasks_outbox".
 
     Raises:
         ConfigurationError: The metadata has another table of that name.
     """
-    metadata: Any = config.metadata
-    if (known := metadata.tables.get(name)) is not None:
+    if (known := metadata.tables.get(f"{metadata.schema}.{name}" if metadata.schema else name)) is not None:
         if tuple(known.columns.keys()) != _COLUMNS:
             raise ConfigurationError(
                 f"the app has a table {name!r} of its own, so the outbox cannot have that name; give it another one: "
                 "OutboxConfig(table=…)"
             )
-        return known  # type: ignore[no-any-return]  # a table of the metadata
+        return known
     body = {
         "__tablename__": name,
         "__module__": __name__,

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -20,6 +20,7 @@ from litestar_tasks.outbox.rows import Rows
 from litestar_tasks.outbox.writer import Open, Writer
 
 if TYPE_CHECKING:
+    from sqlalchemy import MetaData
     from sqlalchemy.ext.asyncio import AsyncEngine
 
     from litestar_tasks.config import OutboxConfig
@@ -79,7 +80,7 @@ class Database:
     def __init__(self, settings: OutboxConfig, plugins: Iterable[object]) -> None:
         self.settings = settings
         self.config = find_config(plugins, settings.session)
-        self.table = outbox_table(self.config, settings.table)
+        self.table = outbox_table(cast("MetaData", self.config.metadata), settings.table)
 
     @property
     def engine(self) -> AsyncEngine:
