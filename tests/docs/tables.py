@@ -177,11 +177,13 @@ def options_of(*path: str) -> str:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "options": options_by_level,
     "TasksConfig": lambda: fields_of(config, "TasksConfig"),
+    "OutboxConfig": lambda: fields_of(config, "OutboxConfig"),
     "DashboardConfig": lambda: fields_of(config, "DashboardConfig"),
     "QueueConfig": lambda: fields_of(queue_config, "QueueConfig"),
     "environment": environment,
     "workers run": lambda: options_of("workers", "run"),
     "tasks dev": lambda: options_of("tasks", "dev"),
+    "tasks outbox": lambda: options_of("tasks", "outbox"),
 }
 
 
