@@ -347,9 +347,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             await worker.open()
         parts = [asyncio.create_task(worker.start(), name=f"worker-{worker.queue.label}") for worker in workers]
         if drain:
-            if (outbox := self._outboxes.get(self._broker())) is not None:
-                await outbox.flush()  # or its jobs would come when the drain is over
-            parts.append(asyncio.create_task(until_empty(workers), name="drain"))
+            outbox = self._outboxes.get(self._broker())
+            parts.append(asyncio.create_task(until_empty(workers, outbox.flush if outbox else None), name="drain"))
         else:
             parts.append(asyncio.create_task(scheduler.run(), name="scheduler"))
         for part in parts:

@@ -22,9 +22,11 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from litestar_tasks.outbox.models import outbox_table
 from litestar_tasks.queues.postgres.migrations import migrate
-from tests.chaos.conftest import LEASE, TALLY, Ledger, WorkerProcess, times
+from tests.chaos.conftest import LEASE, LONG, TALLY, Ledger, WorkerProcess, times
 from tests.chaos.outbox_app import create_config
 from tests.servers import PostgresServer, RedisServer, postgres_binaries
+
+pytestmark = pytest.mark.timeout(150 * max(1, LONG))
 
 KINDS = ("sqlite, redis", "asyncpg, redis", "psycopg, the same postgres")
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from advanced_alchemy.extensions.litestar import EngineConfig, SQLAlchemyAsyncConfig, SQLAlchemyPlugin
@@ -19,11 +21,12 @@ from httpx import ASGITransport, AsyncClient
 from litestar import Litestar, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
-from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import URL, Column, Integer, MetaData, Table, event, make_url, text
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from litestar_tasks import (
     INJECTED,
+    ConfigurationError,
     JobHandle,
     JobNotFoundError,
     OutboxConfig,
@@ -37,6 +40,7 @@ from litestar_tasks import (
     enqueue_many,
 )
 from litestar_tasks.outbox import relay
+from litestar_tasks.outbox.models import outbox_table
 from litestar_tasks.outbox.outbox import Outbox
 from litestar_tasks.queues.postgres.migrations import migrate
 from tests.integration.conftest import eventually
@@ -149,7 +153,10 @@ Start = Callable[..., AbstractAsyncContextManager[App]]
 def make(url: str, broker: str, **options: Any) -> App:
     settings = OutboxConfig(**options.pop("outbox", {}))
     config = SQLAlchemyAsyncConfig(
-        connection_string=url, create_all=options.pop("create_all", True), engine_config=EngineConfig(pool_size=5)
+        connection_string=url,
+        bind_key="outbox-tests",  # away from the reference app's models
+        create_all=options.pop("create_all", True),
+        engine_config=EngineConfig() if ":memory:" in url else EngineConfig(pool_size=5),
     )
     options = {"registry": registry, "in_process_worker": True, "dashboard": None, **options}
     routes = options.pop("routes", [])
@@ -660,3 +667,151 @@ async def test_a_database_that_is_away_at_start_up_is_waited_for(
         await one.config.get_engine().dispose()
         if postgres._process is not None and postgres._process.poll() is not None:
             postgres.start()
+
+
+async def test_a_session_of_another_database_is_refused_with_both(start: Start, tmp_path: Path) -> None:
+    engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'other.sqlite3'}")
+    async with start() as app:
+        async with AsyncSession(engine) as session:
+            with pytest.raises(ConfigurationError, match=r"one of sqlite.*other\.sqlite3, and the outbox is in .*"):
+                await note.using(session=session).enqueue(n=1)
+        async with AsyncSession(create_async_engine(app.config.get_engine().url)) as session:
+            job = await note.using(session=session).enqueue(n=2)  # an engine of its own, of the same database
+            await session.commit()
+            assert await app.result(job) == 2
+            await session.bind.dispose()  # type: ignore[union-attr]  # the engine
+    await engine.dispose()
+
+
+async def test_a_session_is_refused_where_it_cannot_be_used(start: Start) -> None:
+    async with start() as app, app.session() as session:
+        with pytest.raises(ConfigurationError, match="a session cannot be used from a thread"):
+            await asyncio.to_thread(note.using(session=session).bind(n=1).enqueue_sync)
+        with pytest.raises(ConfigurationError, match=r"session is .*; give SQLAlchemy's AsyncSession"):
+            note.using(session=session.sync_session)  # type: ignore[typeddict-item]  # what a user may try
+    without = TasksPlugin(TasksConfig(registry=registry, broker_url="memory://"))
+    async with without.attached():
+        with pytest.raises(ConfigurationError, match=r"TasksConfig\(outbox=OutboxConfig\(\)\)"):
+            await note.using(session=session).enqueue(n=1)
+        with pytest.raises(ConfigurationError, match="the app has no outbox"):
+            without.get_outbox()
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("sqlite+aiosqlite:///:memory:", "an SQLite in memory, whose one connection all transactions would share"),
+        ("mysql+asyncmy://app:s3cret@db/app", r"the outbox is not tested on mysql \(mysql\+asyncmy\); use Postgres"),
+    ],
+)
+async def test_databases_without_what_it_takes_are_refused_at_start_up(url: str, message: str) -> None:
+    one = make("sqlite+aiosqlite:///:memory:", "memory://", create_all=False)
+    if url.startswith("mysql"):  # its driver is not installed
+        one.config.engine_instance = cast("Any", FakeEngine(make_url(url)))
+    with pytest.raises(StartupError, match=message):
+        one.plugin.check(one.app)
+
+
+class FakeEngine:
+    """As much of an engine as says what its database is."""
+
+    def __init__(self, url: URL) -> None:
+        self.url = url
+        self.dialect = SimpleNamespace(name=url.get_backend_name())
+
+
+def test_an_app_without_that_session_is_refused_with_those_it_has() -> None:
+    with pytest.raises(
+        ConfigurationError, match=r"as 'session', and it injects none of that name .it injects 'db_session'"
+    ):
+        make("sqlite+aiosqlite:///x", "memory://", outbox={"session": "session"})
+    with pytest.raises(ConfigurationError, match="it has no SQLAlchemyPlugin"):
+        Litestar(plugins=[TasksPlugin(TasksConfig(registry=registry, outbox=OutboxConfig()))])
+
+
+def test_names_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ConfigurationError, match="the outbox's table is called 'a b'"):
+        OutboxConfig(table="a b")
+    with pytest.raises(ConfigurationError, match="the outbox's session is called 'db session'"):
+        OutboxConfig(session="db session")
+    metadata = MetaData()
+    Table("taken", metadata, Column("id", Integer))
+    with pytest.raises(ConfigurationError, match="the app has a table 'taken' of its own"):
+        outbox_table(metadata, "taken")
+
+
+async def test_the_table_has_the_name_that_is_asked_for(start: Start) -> None:
+    async with start(outbox={"table": "sent_soon"}) as app, app.session() as session:
+        job = await note.using(session=session).enqueue(n=1)
+        assert (await session.execute(text("SELECT task FROM sent_soon"))).scalar_one() == "note"
+        await session.commit()
+        assert await app.result(job) == 1
+
+
+APP = """
+from advanced_alchemy.extensions.litestar import AlembicAsyncConfig, SQLAlchemyAsyncConfig, SQLAlchemyPlugin
+from litestar import Litestar
+from litestar_tasks import OutboxConfig, Registry, TasksConfig, TasksPlugin
+
+registry = Registry()
+
+@registry.task
+async def hello() -> None: ...
+
+database = SQLAlchemyAsyncConfig(
+    connection_string="sqlite+aiosqlite:///app.sqlite3",
+    alembic_config=AlembicAsyncConfig(script_location="migrations", script_config="migrations/alembic.ini"),
+)
+tasks = TasksConfig(registry=registry, broker_url="memory://", outbox=OutboxConfig())
+app = Litestar(plugins=[TasksPlugin(tasks), SQLAlchemyPlugin(database)])
+"""
+
+
+def test_the_commands_that_the_message_names_make_the_table(tmp_path: Path) -> None:
+    (tmp_path / "main.py").write_text(APP)
+
+    def litestar(*arguments: str) -> subprocess.CompletedProcess[str]:
+        program = Path(sys.executable).parent / "litestar"
+        return subprocess.run(
+            [program, "--app", "main:app", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
+        )
+
+    missing = litestar("tasks", "outbox")
+    assert missing.returncode != 0
+    assert "litestar database make-migrations, then litestar database upgrade" in missing.stderr + missing.stdout
+    for command in (
+        ["init", "--no-prompt", "migrations"],
+        ["make-migrations", "--no-prompt", "-m", "outbox"],
+        ["upgrade", "--no-prompt"],
+    ):
+        done = litestar("database", *command)
+        assert done.returncode == 0, done.stdout + done.stderr
+    shown = litestar("tasks", "outbox")
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert shown.stdout.strip() == "waiting 0, delivered 0, parked 0, of queues that this app does not have 0"
+    row = f"INSERT INTO {TABLE} VALUES ('t', 0, 'default', 'hello', '{{}}', 0, 0, NULL, NULL, 1, 'refused: x')"
+    with sqlite3.connect(tmp_path / "app.sqlite3") as connection:
+        connection.execute(row)
+    connection.close()
+    assert "t-0  default  hello  1970-01-01 00:00  refused: x" in litestar("tasks", "outbox").stdout
+    assert "1 of 2 rows were removed" in litestar("tasks", "outbox", "--drop", "t-0", "--drop", "t-1").stdout
+
+
+def test_importing_the_library_loads_no_database() -> None:
+    source = """
+import sys
+for name in ("sqlalchemy", "advanced_alchemy"):
+    sys.modules[name] = None
+import litestar_tasks
+litestar_tasks.TasksConfig(registry=litestar_tasks.Registry(), outbox=litestar_tasks.OutboxConfig())
+plugin = litestar_tasks.TasksPlugin
+try:
+    import litestar
+    litestar.Litestar(plugins=[plugin(litestar_tasks.TasksConfig(
+        registry=litestar_tasks.Registry(), outbox=litestar_tasks.OutboxConfig()))])
+except litestar_tasks.ConfigurationError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "install litestar-tasks[sqlalchemy]" in done.stdout

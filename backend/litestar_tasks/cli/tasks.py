@@ -70,6 +70,8 @@ def add_tasks(cli: click.Group) -> None:
                 click.echo(line)
         except TasksError as error:
             fail(str(error))
+        except Exception as error:  # the database's own, of a library that is not known here
+            fail(f"the outbox's database does not answer: {str(error).partition(chr(10))[0]}")
 
     @group.command("migrate")
     @click.option("--sql", is_flag=True, help="Print the statements for an empty database instead, and run nothing.")

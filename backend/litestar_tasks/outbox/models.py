@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from advanced_alchemy.base import DefaultBase
@@ -59,19 +60,8 @@ class OutboxRow:
     reason: Mapped[str | None] = mapped_column(Text)
 
 
-_COLUMNS: Final = (
-    "transaction",
-    "number",
-    "queue",
-    "task",
-    "document",
-    "once",
-    "created",
-    "delivered",
-    "broker",
-    "parked",
-    "reason",
-)
+_numbers: Final = itertools.count(1)
+"""Classes of one registry need names of their own."""
 
 
 def outbox_table(metadata: MetaData, name: str = "litestar_tasks_outbox") -> Table:
@@ -88,19 +78,12 @@ def outbox_table(metadata: MetaData, name: str = "litestar_tasks_outbox") -> Tab
         ConfigurationError: The metadata has another table of that name.
     """
     if (known := metadata.tables.get(f"{metadata.schema}.{name}" if metadata.schema else name)) is not None:
-        if tuple(known.columns.keys()) != _COLUMNS:
+        if not {"transaction", "number", "document"} <= set(known.columns.keys()):
             raise ConfigurationError(
                 f"the app has a table {name!r} of its own, so the outbox cannot have that name; give it another one: "
                 "OutboxConfig(table=…)"
             )
         return known
-    body = {
-        "__tablename__": name,
-        "__module__": __name__,
-        "__doc__": OutboxRow.__doc__,
-        "__annotations__": OutboxRow.__annotations__,
-        "metadata": metadata,
-        **{column: getattr(OutboxRow, column) for column in _COLUMNS},
-    }
-    model: Any = type(f"OutboxRow_{name}", (DefaultBase,), body)
+    names = {"__tablename__": name, "__module__": __name__, "__doc__": OutboxRow.__doc__, "metadata": metadata}
+    model: Any = type(f"OutboxRow{next(_numbers)}", (OutboxRow, DefaultBase), names)
     return model.__table__  # type: ignore[no-any-return]  # a declared model's

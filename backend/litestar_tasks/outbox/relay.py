@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
@@ -60,7 +61,8 @@ class Relay:
         self._ready = ready
         self._sweeping = sweeping
         self._loop = asyncio.get_running_loop()
-        self._told: dict[str, None] = {}
+        self._told: deque[str] = deque()
+        self._turn = asyncio.Lock()
         self._stir = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
@@ -74,7 +76,7 @@ class Relay:
 
     def tell(self, transaction: str) -> None:
         """Say that a transaction has committed; from any thread."""
-        self._told[transaction] = None
+        self._told.append(transaction)
         if not self._loop.is_closed():
             self._loop.call_soon_threadsafe(self._stir.set)
 
@@ -100,7 +102,7 @@ class Relay:
         tidied = pause = 0.0
         while True:
             await self._pause(pause)
-            told, self._told = list(self._told), {}
+            told = [self._told.popleft() for _ in range(len(self._told))]
             try:
                 await self._ready()
                 for start in range(0, len(told), AT_ONCE):
@@ -143,7 +145,7 @@ class Relay:
         names = [name for name in self._queues if self._away.get(name, 0.0) <= now]
         if not names:
             return False
-        async with self._rows.waiting(names, transactions=transactions, older=older) as batch:
+        async with self._turn, self._rows.waiting(names, transactions=transactions, older=older) as batch:
             read = time.monotonic()
             # Stable: within a queue the order stays.
             for name, rows in groupby(sorted(batch.rows, key=lambda row: row.queue), key=lambda row: row.queue):

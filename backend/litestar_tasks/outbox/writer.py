@@ -81,7 +81,7 @@ class Writer:
     ) -> None:
         self._config = config
         self._engine = engine
-        self._table = table
+        self._insert = insert(table)
         self._find = find
         self._store = store
         self._is_direct = is_direct
@@ -132,7 +132,7 @@ class Writer:
             }
             for number, (queue, job, once) in enumerate(jobs, start=opened.written)
         ]
-        await session.execute(insert(self._table), rows if len(rows) > 1 else rows[0])
+        await session.execute(self._insert, rows if len(rows) > 1 else rows[0])
         return [Submission(job) for _, job, _ in jobs]
 
     async def _write_jobs(
@@ -149,7 +149,7 @@ class Writer:
                 f"session is {session!r}; give SQLAlchemy's AsyncSession, such as a route's db_session"
             )
         try:
-            bind = session.sync_session.get_bind()
+            bind = session.sync_session.get_bind(clause=self._insert)
         except UnboundExecutionError:
             return session  # it has several, and knows where the outbox's table is
         if bind.engine is not self._engine.sync_engine and place_of(bind) != place_of(self._engine.sync_engine):
