@@ -81,9 +81,9 @@ class OutboxConfig:
 
     def __post_init__(self) -> None:
         """Check what can be seen without a database."""
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,57}", self.table):
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,49}", self.table):
             raise ConfigurationError(
-                f"the outbox's table is called {self.table!r}; use up to 58 letters, digits and '_', such as "
+                f"the outbox's table is called {self.table!r}; use up to 50 letters, digits and '_', such as "
                 "'litestar_tasks_outbox'"
             )
         if not self.session.isidentifier():

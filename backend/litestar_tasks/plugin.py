@@ -196,16 +196,19 @@ class TasksPlugin(InitPlugin, CLIPlugin):
     @asynccontextmanager
     async def _attached(self) -> AsyncGenerator[None, None]:
         broker, loop = Broker(self._config), asyncio.get_running_loop()
-        writer = None
+        outbox = None
         if self._database is not None:
             from litestar_tasks.outbox.outbox import Outbox
 
-            outbox = self._outboxes[broker] = Outbox(self._database, broker)
-            writer = outbox.writer
-        attachment = Attachment(loop, self._config.broker, broker.find, broker.locate, writer)
+            outbox = Outbox(self._database, broker)
+        attachment = Attachment(
+            loop, self._config.broker, broker.find, broker.locate, outbox.writer if outbox else None
+        )
         with self._config.registry.attach(attachment):
             brokers = self._brokers.setdefault(loop, [])
             brokers.append(broker)
+            if outbox is not None:
+                self._outboxes[broker] = outbox
             try:
                 await broker.connect()
                 yield

@@ -6,9 +6,9 @@ import itertools
 from typing import TYPE_CHECKING, Any, Final
 
 from advanced_alchemy.base import DefaultBase
-from sqlalchemy import BigInteger, Boolean, Integer, String, Text
+from sqlalchemy import BigInteger, Boolean, Index, Integer, String, Text, text
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.sql.functions import GenericFunction
 
 from litestar_tasks.exceptions import ConfigurationError
@@ -41,6 +41,8 @@ def _on_sqlite(_element: now_ms, _compiler: SQLCompiler, **_: Any) -> str:
 class OutboxRow:
     """One job that is to be. What is delivered is kept until the broker cannot forget it any more."""
 
+    __tablename__: str
+
     transaction: Mapped[str] = mapped_column(String(32), primary_key=True)
     """Names the transaction that wrote it. Later ones sort behind."""
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
@@ -58,6 +60,16 @@ class OutboxRow:
     parked: Mapped[int | None] = mapped_column(BigInteger)
     """Since when it waits for somebody to decide."""
     reason: Mapped[str | None] = mapped_column(Text)
+
+    @declared_attr.directive
+    def __table_args__(cls) -> tuple[Index, ...]:  # noqa: N805  # SQLAlchemy's way
+        waiting, delivered = text("delivered IS NULL AND parked IS NULL"), text("delivered IS NOT NULL")
+        name = f"ix_{cls.__tablename__}"
+        return (
+            # However many wait during an outage, few are looked at.
+            Index(f"{name}_waiting", "transaction", "number", postgresql_where=waiting, sqlite_where=waiting),
+            Index(f"{name}_delivered", "queue", "delivered", postgresql_where=delivered, sqlite_where=delivered),
+        )
 
 
 _numbers: Final = itertools.count(1)

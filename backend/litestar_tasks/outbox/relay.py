@@ -150,6 +150,16 @@ class Relay:
             # Stable: within a queue the order stays.
             for name, rows in groupby(sorted(batch.rows, key=lambda row: row.queue), key=lambda row: row.queue):
                 await self._hand_over(self._queues[name], list(rows), batch, read)
+        if batch.parked:
+            row, reason = batch.parked[0]
+            logger.error(
+                "%d rows of the outbox are parked, and somebody has to decide about them: litestar tasks outbox shows "
+                "them. The first is %s of queue %r: %s",
+                len(batch.parked),
+                row.id,
+                row.queue,
+                reason,
+            )
         return len(batch.rows) == AT_ONCE  # those whose broker does not answer are left out of the next one
 
     async def _hand_over(self, queue: TaskQueue, rows: list[Row], batch: Batch, read: float) -> None:
@@ -157,17 +167,13 @@ class Relay:
         for row in rows:
             if row.age > _CERTAIN:
                 days = row.age / 86_400_000
-                self._park(
-                    batch,
-                    row,
-                    f"doubtful: it has waited for {days:.1f} days, and the broker may not know any more whether it "
-                    "became a job",
-                )
+                reason = f"doubtful: it has waited for {days:.1f} days, and the broker may not know any more whether it"
+                batch.parked.append((row, f"{reason} became a job"))
                 continue
             try:
                 job = records.restore(Job, queue, row.document.encode())
             except records.UndecodableError as error:
-                self._park(batch, row, f"unreadable: {error}")
+                batch.parked.append((row, f"unreadable: {error}"))
                 continue
             deliveries.append((row, Delivery(row.id, job, row.once)))
         try:
@@ -187,21 +193,12 @@ class Relay:
             await queue.deliver([one for _, one in deliveries])
         except PayloadError as error:
             if len(deliveries) == 1:
-                self._park(batch, deliveries[0][0], f"refused: {error}")
+                batch.parked.append((deliveries[0][0], f"refused: {error}"))
                 return
             for one in deliveries:
                 await self._send(queue, [one], batch, broker)
             return
         batch.delivered((row for row, _ in deliveries), broker)
-
-    def _park(self, batch: Batch, row: Row, reason: str) -> None:
-        batch.park(row, reason)
-        logger.error(
-            "outbox row %s of queue %r is parked, and somebody has to decide about it: %s. See outbox.parked()",
-            row.id,
-            row.queue,
-            reason,
-        )
 
     async def _tidy(self) -> None:
         """Remove what is safe in the broker, and deliver again what it may have forgotten."""

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import and_, delete, func, select, tuple_, update
+from sqlalchemy import and_, delete, func, select, text, tuple_, update
 
 from litestar_tasks.outbox.models import now_ms
 
@@ -21,6 +21,9 @@ AT_ONCE: Final = 200
 """Rows that are delivered together, and transactions that are looked for together, at the most."""
 _SAFE: Final = 2000
 """Milliseconds after which a broker that is still the same has the job on its disk, if it is set to have it there."""
+
+_GIVE_UP: Final = text("SET LOCAL idle_in_transaction_session_timeout = 30000")
+"""A relay that is frozen, or whose machine is gone, is not to keep its locks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +60,17 @@ class Batch:
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = rows
         self._delivered: dict[str | None, list[Row]] = {}
-        self._parked: list[tuple[Row, str]] = []
+        self.parked: list[tuple[Row, str]] = []
+        """Rows that somebody has to decide about, and why."""
 
     def delivered(self, rows: Iterable[Row], broker: str | None) -> None:
         """Note that an incarnation of the broker has these; None for one that ends with this process."""
         self._delivered.setdefault(broker, []).extend(rows)
 
-    def park(self, row: Row, reason: str) -> None:
-        """Note that somebody has to decide about a row."""
-        self._parked.append((row, reason))
-
     @property
     def settled(self) -> int:
         """How many of them are dealt with."""
-        return sum(map(len, self._delivered.values())) + len(self._parked)
+        return sum(map(len, self._delivered.values())) + len(self.parked)
 
     async def write(self, connection: AsyncConnection, table: Table) -> None:
         """Write down what was noted."""
@@ -80,7 +80,7 @@ class Batch:
                 await connection.execute(delete(table).where(these))
             else:
                 await connection.execute(update(table).where(these).values(delivered=now_ms(), broker=broker))
-        for row, reason in self._parked:
+        for row, reason in self.parked:
             await connection.execute(update(table).where(_these(table, [row])).values(parked=now_ms(), reason=reason))
 
 
@@ -114,6 +114,7 @@ class Rows:
         """
         if self._locks:
             async with self._engine.begin() as connection:
+                await connection.execute(_GIVE_UP)
                 batch = Batch(await self._read(connection, queues, transactions, older))
                 yield batch
                 await batch.write(connection, self._table)

@@ -32,6 +32,21 @@ def upgrade() -> None:
         sa.Column("reason", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("transaction", "number", name=op.f("pk_litestar_tasks_outbox")),
     )
+    waiting, delivered = sa.text("delivered IS NULL AND parked IS NULL"), sa.text("delivered IS NOT NULL")
+    op.create_index(
+        "ix_litestar_tasks_outbox_waiting",
+        "litestar_tasks_outbox",
+        ["transaction", "number"],
+        postgresql_where=waiting,
+        sqlite_where=waiting,
+    )
+    op.create_index(
+        "ix_litestar_tasks_outbox_delivered",
+        "litestar_tasks_outbox",
+        ["queue", "delivered"],
+        postgresql_where=delivered,
+        sqlite_where=delivered,
+    )
 
 
 def downgrade() -> None:
