@@ -521,6 +521,22 @@ async def test_a_row_that_is_no_job_is_put_aside_and_stops_nothing(url: str, mak
     assert page.jobs[0].meta["document"] == "garbage"
 
 
+async def test_counts_stop_at_the_number_that_the_queue_names(url: str, make_queue: MakeQueue) -> None:
+    one = make_queue(url)
+    await one.submit_many([spec(f"k{number}") for number in range(3)])
+    fill = """
+        INSERT INTO litestar_tasks_jobs (queue, key, job, status, task, scheduled, ended)
+        SELECT queue, {name} || n, job, {status}, task, {scheduled}, {ended}
+        FROM litestar_tasks_jobs, generate_series(1, {number}) AS n WHERE key = 'k0'
+    """
+    most = one.counted_up_to
+    assert most is not None and most >= 1_000
+    rows(url, fill.format(name="'d'", status="'complete'", scheduled="NULL", ended="now()", number=most + 5))
+    rows(url, fill.format(name="'w'", status="'queued'", scheduled="now() - interval '1 s'", ended="NULL", number=most))
+    counts = await one.counts()
+    assert (counts["complete"], counts["queued"], counts["scheduled"], counts["failed"]) == (most, most, 0, 0)
+
+
 # ---------------------------------------------------------------------------------------------------- recovery
 
 

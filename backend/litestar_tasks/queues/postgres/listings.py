@@ -115,10 +115,10 @@ class PostgresOperations(Operations):
     # Listing
 
     async def counts(self) -> dict[JobState, int]:
-        """See ``Operations.counts``. Counted in the indexes, which grows with the queue, but slowly."""
+        """See ``Operations.counts``."""
         ((ready, due, scheduled, retrying, active, *ended),) = await self._ask(statements.COUNTS, timeout=_TIMEOUT)
         found: dict[JobState, int] = {
-            "queued": ready + due,
+            "queued": min(ready + due, statements.MOST_COUNTED),
             "scheduled": scheduled,
             "retrying": retrying,
             "active": active,

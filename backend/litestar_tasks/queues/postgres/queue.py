@@ -68,6 +68,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
     capabilities: frozenset[Capability] = frozenset(
         {"shared", "leases", "priorities", "pause", "listing", "bulk", "metrics"}
     )
+    counted_up_to = statements.MOST_COUNTED
     _away = (BrokerError,)
     _unanswered = (BrokerError, psycopg.Error, UnicodeError)
 
