@@ -22,6 +22,7 @@ from litestar import Litestar, post
 from litestar.di import NamedDependency
 from litestar.params import FromPath
 from sqlalchemy import URL, Column, Integer, MetaData, Table, event, make_url, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 
 from litestar_tasks import (
@@ -39,7 +40,7 @@ from litestar_tasks import (
     correlation_id,
     enqueue_many,
 )
-from litestar_tasks.outbox import relay
+from litestar_tasks.outbox import relay, rows
 from litestar_tasks.outbox.models import outbox_table
 from litestar_tasks.outbox.outbox import Outbox
 from litestar_tasks.queues.postgres.migrations import migrate
@@ -494,6 +495,35 @@ async def test_a_transaction_that_another_relay_has_is_left_to_it(start: Start) 
             mine.delivered(mine.rows[:2], "this one")
         async with app.outbox._rows.waiting(names) as rest:
             assert [row.number for row in rest.rows] == [2]
+
+
+@pytest.mark.parametrize("url", DRIVERS[1:], indirect=True)
+async def test_a_relay_that_stands_still_gives_its_transactions_up(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rows, "_GIVE_UP", text("SET LOCAL idle_in_transaction_session_timeout = 300"))
+    async with start(in_process_worker=False) as app:
+        async with app.session() as session:
+            app.outbox._relay.tell = lambda _: None  # type: ignore[method-assign, union-attr]  # the test relays by hand
+            job = await note.using(session=session).enqueue(n=1)
+            await session.commit()
+
+        async def stand_still() -> None:
+            async with app.outbox._rows.waiting(["default"]) as batch:
+                assert len(batch.rows) == 1
+                await app.outbox.flush()
+                assert not await known(job)
+                await eventually(lambda: _flushed(app, job))
+                batch.delivered(batch.rows, "too late")
+
+        with pytest.raises(DBAPIError):
+            await stand_still()
+        assert await app.waiting() == 0
+
+
+async def _flushed(app: App, job: JobHandle[Any]) -> bool:
+    await app.outbox.flush()
+    return await known(job)
 
 
 async def test_a_relay_that_was_frozen_reads_anew_what_it_had_read(
