@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 from msgspec import inspect as types
 
-__all__ = ("Codec", "Hooks", "UnstorableTypeError", "json_size", "split_path", "unstorable")
+__all__ = ("Codec", "Hooks", "UnstorableTypeError", "json_size", "split_path", "unstorable", "walk")
 
 T = TypeVar("T")
 
@@ -68,7 +68,7 @@ def unstorable(annotation: Any, hooks: Hooks) -> type | None:
     Raises:
         UnstorableTypeError: The annotation as a whole cannot be told apart in JSON, such as ``UUID | str``.
     """
-    for node in _walk(annotation):
+    for node in _tree(annotation):
         if isinstance(node, types.CustomType) and not hooks.storable(node.cls):
             return node.cls
     return None
@@ -91,7 +91,7 @@ class Codec(Generic[T]):
     def __init__(self, annotation: type[T], hooks: Hooks, *, outermost_is_checked: bool = False) -> None:
         self._type = annotation
         self._hooks = hooks
-        tree = _walk(annotation)
+        tree = _tree(annotation)
         nodes = tree[1 if outermost_is_checked else 0 :]
         self._takes_none = _takes_none(tree[0])
         # Text, numbers and the like are validated completely by `convert`. What holds floats or untyped values has to
@@ -180,7 +180,7 @@ def json_size(stored: Any) -> int:
     return len(_json.encode(stored))
 
 
-def split_path(error: msgspec.ValidationError | TypeError | ValueError) -> tuple[str, str]:
+def split_path(error: Exception) -> tuple[str, str]:
     """A msgspec error as (what is wrong, where): ``("expected int, got str", "items[2].name")``."""
     match = _PATH.match(str(error))
     message, path = (match["message"], match["path"] or "") if match else (str(error), "")
@@ -188,6 +188,22 @@ def split_path(error: msgspec.ValidationError | TypeError | ValueError) -> tuple
     if message.startswith("Expected"):
         message = "e" + message[1:]
     return message, path.removeprefix("$").removeprefix(".").replace("[...]", "[]")
+
+
+def walk(root: types.Type) -> list[types.Type]:
+    """Every node of a type's tree, each once, the outermost first."""
+    found: dict[int, types.Type] = {}
+    todo: list[Any] = [root]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, tuple):
+            todo.extend(node)
+        elif isinstance(node, types.Field):
+            todo.append(node.type)
+        elif isinstance(node, types.Type) and id(node) not in found:
+            found[id(node)] = node
+            todo.extend(getattr(node, name) for name in node.__struct_fields__)
+    return list(found.values())
 
 
 _LOOSE: Final = (
@@ -228,24 +244,11 @@ def _parts(before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
             yield name, getattr(before, name), getattr(after, name)
 
 
-def _walk(annotation: Any) -> list[types.Type]:
-    """Every node of a type's tree, each once, the outermost first."""
+def _tree(annotation: Any) -> list[types.Type]:
     try:
-        root = types.type_info(annotation)
+        return walk(types.type_info(annotation))
     except (TypeError, NameError) as error:
         raise UnstorableTypeError(str(error)) from error
-    found: dict[int, types.Type] = {}
-    todo: list[Any] = [root]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, tuple):
-            todo.extend(node)
-        elif isinstance(node, types.Field):
-            todo.append(node.type)
-        elif isinstance(node, types.Type) and id(node) not in found:
-            found[id(node)] = node
-            todo.extend(getattr(node, name) for name in node.__struct_fields__)
-    return list(found.values())
 
 
 def _takes_none(node: types.Type) -> bool:

@@ -16,6 +16,7 @@ from saq.types import Context
 
 from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, split_path, unstorable
 from litestar_tasks.exceptions import DeclarationError, DependencyError, InvalidTaskError, PayloadError
+from litestar_tasks.secret import Secrets, secrets_of
 
 __all__ = ("INJECTED", "Kind", "Parameter", "Payload", "read_parameters")
 
@@ -119,6 +120,9 @@ class Payload:
         hooks: How the app stores types that msgspec does not know. Defaults to none.
         limit: How many bytes of JSON a call's arguments may have. Defaults to None: any number.
 
+    Attributes:
+        secrets: Which parts of the arguments are stored encrypted; None where there are none.
+
     Raises:
         InvalidTaskError: A parameter's type cannot be stored.
     """
@@ -149,6 +153,7 @@ class Payload:
                 omit_defaults=True,
             )
             self._codec: Codec[Any] = Codec(struct, hooks, outermost_is_checked=True)
+            self.secrets: Secrets | None = secrets_of(struct)
         except (TypeError, ValueError) as error:
             raise InvalidTaskError(f"task {task!r}: its arguments cannot be stored: {_tidy(error)}") from error
 
@@ -161,11 +166,14 @@ class Payload:
         values = self._by_name(args, kwargs) if args else kwargs
         if values.keys() != self._names:
             self._check_names(values)
+        refused: PayloadError | None = None
+        stored: dict[str, Any] = {}
         try:
-            stored: dict[str, Any] = self._codec.encode(self._codec.validate(values))
+            stored = self._codec.encode(self._codec.validate(values))
         except (TypeError, ValueError, RecursionError) as error:
-            message, path = split_path(error)  # type: ignore[arg-type]  # RecursionError has a text like the others
-            raise PayloadError(self._task, message, path=path) from error
+            refused = self._refused(error)
+        if refused is not None:
+            raise refused
         if stored and self._limit is not None and (size := json_size(stored)) > self._limit:
             raise PayloadError(
                 self._task,
@@ -180,11 +188,14 @@ class Payload:
         Raises:
             PayloadError: It does not fit the signature, which has changed since, or was never checked against it.
         """
+        refused: PayloadError | None = None
+        struct: Any = None
         try:
             struct = self._codec.decode(stored or {})
         except (TypeError, ValueError) as error:
-            message, path = split_path(error)
-            raise PayloadError(self._task, f"the stored payload does not fit: {message}", path=path) from error
+            refused = self._refused(error, "the stored payload does not fit: ")
+        if refused is not None:
+            raise refused
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for field in self._fields:
@@ -196,6 +207,14 @@ class Payload:
             else:
                 kwargs[field.name] = value
         return args, kwargs
+
+    def _refused(self, error: Exception, why: str = "") -> PayloadError:
+        """What is raised for an error; to be raised outside of its ``except``, as it may quote what is secret."""
+        message, path = self.secrets.problem(error) if self.secrets else split_path(error)
+        refused = PayloadError(self._task, why + message, path=path)
+        if self.secrets is None:
+            refused.__cause__ = error
+        return refused
 
     def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._positional):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
@@ -28,6 +29,7 @@ from litestar_tasks import (
     Linear,
     Registry,
     Retry,
+    Secret,
     Snooze,
     Task,
     TaskQueues,
@@ -209,6 +211,29 @@ async def reading(rows: list[str], *, job: CurrentJob = INJECTED) -> int:
 @task
 def reading_in_thread(rows: list[str], *, job: CurrentJob = INJECTED) -> int:
     return sum(len(row) for row in track(rows, job))
+
+
+@dataclass
+class Account:
+    name: str
+    password: Secret[str]
+    keys: list[Secret[bytes]] = field(default_factory=list[bytes])
+
+
+@task
+async def log_in(*, password: Secret[str], pin: Secret[int] | None = None, account: Account) -> Secret[str]:
+    assert_type(password, str)
+    assert_type(pin, int | None)
+    assert_type(account.password, str)
+    return password.upper()
+
+
+async def with_secrets() -> None:
+    account = Account("ada", "hunter2")
+    assert_type(await log_in.enqueue(password="hunter2", account=account), JobHandle[str])
+    assert_type(await (await log_in.enqueue(password="x", pin=7, account=account)).result(), str)
+    assert_type(await log_in(password="x", account=account), str)
+    assert_type(log_in.bind(password="x", account=account), Call[str])
 
 
 config = TasksConfig(registry=registry, lifespan=[resources, more], middleware=[around], on_enqueue=[before])

@@ -7,9 +7,11 @@ from datetime import timedelta
 
 from litestar_tasks import Constant, Snooze
 from tests.typing.right_calls import (
+    Account,
     bare,
     called,
     injected,
+    log_in,
     own_context,
     registry,
     scheduled,
@@ -49,6 +51,9 @@ async def wrong() -> None:
     task(discard_on=KeyboardInterrupt)  # wrong: what ends the process is no outcome
     await called.using(backoff=Constant(1)).enqueue(1)  # wrong: a policy is the task's, not a call's
     await called.using(expires="1h").enqueue(1)  # wrong: a text for a duration
+    await log_in.enqueue(password=7, account=Account("ada", "x"))  # wrong: a number for a secret text
+    Account("ada", 7)  # wrong: a number for a secret text
+    secret: int = await log_in(password="x", account=Account("ada", "x"))  # wrong: a text for a number
     Snooze("why", delay="1h")  # wrong: a text for a duration
     wanted: str | None = (await (await without_context.enqueue(1)).outcome()).result  # wrong: another result
-    print(result, wanted)
+    print(result, wanted, secret)
