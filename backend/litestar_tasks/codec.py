@@ -170,6 +170,10 @@ class Codec(Generic[T]):
                 return f"{name}{'.' if path[:1] not in ('', '.', '[') else ''}{path}"
         if before == after or _has_parts(before):
             return None
+        if (
+            type(before).__eq__ is not object.__eq__ and before == before
+        ):  # but for what is never equal, as Decimal("NaN")
+            return ""
         # Two objects of a class without equality are the same if they are stored as the same.
         stored = (msgspec.to_builtins(one, enc_hook=self._hooks.encode) for one in (before, after))
         return None if next(stored) == next(stored) else ""

@@ -168,13 +168,15 @@ class Payload:
             self._check_names(values)
         refused: PayloadError | None = None
         stored: dict[str, Any] = {}
+        size = 0
         try:
             stored = self._codec.encode(self._codec.validate(values))
+            size = json_size(stored) if stored and self._limit is not None else 0
         except (TypeError, ValueError, RecursionError) as error:
             refused = self._refused(error)
         if refused is not None:
             raise refused
-        if stored and self._limit is not None and (size := json_size(stored)) > self._limit:
+        if self._limit is not None and size > self._limit:
             raise PayloadError(
                 self._task,
                 f"the arguments have {size:,} bytes as JSON, and {self._limit:,} are allowed; store the data elsewhere "

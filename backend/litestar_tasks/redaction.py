@@ -72,7 +72,8 @@ def masked_end(text: str, limit: int) -> str:
 
 def spellings(texts: Collection[str]) -> tuple[str, ...]:
     """Secrets as they may be spelled in errors, for ``HIDDEN``: as they are, in a repr, in JSON, out of base64."""
-    return tuple(sorted({spelling for text in texts for spelling in _spellings(text)}, key=len, reverse=True))
+    found = {spelling for text in texts for spelling in (*_spellings(text), *_spellings(text.strip()))}
+    return tuple(sorted(found - {""}, key=len, reverse=True))
 
 
 def _spellings(text: str) -> Iterator[str]:

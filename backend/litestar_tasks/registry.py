@@ -257,7 +257,9 @@ class Registry:
             configs.append(QueueConfig(name=label, tasks=self.get_all_tasks(), **settings))
         return configs
 
-    def check(self, namespace: Mapping[str, Any], hooks: Hooks, *, has_keys: bool = False) -> Iterator[DeclarationError]:
+    def check(
+        self, namespace: Mapping[str, Any], hooks: Hooks, *, has_keys: bool = False
+    ) -> Iterator[DeclarationError]:
         """Compile every task with what a running app knows, and yield what is wrong with them.
 
         Args:

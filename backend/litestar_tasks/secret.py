@@ -74,9 +74,10 @@ class Secrets:
     def problem(self, error: Exception) -> tuple[str, str]:
         """What ``split_path`` says of an error, without the value where that is, or may hold, a secret."""
         message, path = split_path(error)
-        if _QUOTES_NOTHING.fullmatch(message) or not self._meets(path):
+        hidden = self._hidden(path)
+        if hidden is None:
             return message, path
-        return "does not fit its type; it is secret, so no more is said", path
+        return message if _QUOTES_NOTHING.fullmatch(message) else "does not fit its type; it is secret", hidden
 
     def _changed(self, value: Any, change: Callable[[Any], Any], path: str = "$") -> Any:
         if self.optional and value is None:
@@ -103,16 +104,18 @@ class Secrets:
     def _part(self, name: str | int) -> Secrets | None:
         return self.each or self.fields.get(name)
 
-    def _meets(self, path: str) -> bool:
-        """Whether what is at a path is a secret, lies within one, or holds one."""
+    def _hidden(self, path: str) -> str | None:
+        """The path to a value that is a secret, or holds one, or to the secret that it lies within; None for others."""
         here: Secrets | None = self
-        for name, index in re.findall(r"([^.\[\]]+)|\[(\d*)\]", path):
-            if here is None or here.whole:
-                break
-            key = name or (int(index) if index else "")
+        for found in re.finditer(r"[^.\[\]]+|\[(\d*)\]", path):
+            if here is None:
+                return None
+            if here.whole:
+                return path[: found.start()].removesuffix(".")
+            key = found[0] if found[1] is None else int(found[1] or -1)
             # A name that is not known may be half of one that has a dot in it.
             here = here.each or here.fields.get(key, here)
-        return here is not None
+        return None if here is None else path
 
 
 def secrets_of(annotation: Any) -> Secrets | None:

@@ -165,13 +165,14 @@ class AnyTask:
             ValueError, TypeError, RecursionError: It does not fit the return annotation, cannot be stored, or is too
                 large.
         """
-        stored = self._encoded_result(value)
-        if stored is not None and (size := json_size(stored)) > self._levels["result_limit"]:
+        secrets = self._result_secrets
+        stored, size = _quoting_nothing(self._measured, value, secrets) if secrets else self._measured(value)
+        if size > self._levels["result_limit"]:
             raise ValueError(
                 f"it has {size:,} bytes as JSON, and {self._levels['result_limit']:,} are allowed; store it elsewhere "
                 "and return its id, or raise the task's result_limit"
             )
-        return self._result_secrets.seal(stored, self._keyring()) if self._result_secrets else stored
+        return secrets.seal(stored, self._keyring()) if secrets else stored
 
     def decode_result(self, stored: Any) -> Any:
         """What the task returned, restored from what ``encode_result`` made of it.
@@ -182,8 +183,7 @@ class AnyTask:
         codec = self.result
         if self._result_secrets is None:
             return codec.decode(stored)
-        opened = self._result_secrets.open(stored, self._keyring())
-        return _quoting_nothing(codec.decode, opened, self._result_secrets)
+        return _quoting_nothing(codec.decode, self._result_secrets.open(stored, self._keyring()), self._result_secrets)
 
     def opened(self, stored: Mapping[str, Any] | None) -> Mapping[str, Any]:
         """A stored payload with its secrets readable; from now on errors of this attempt do not show them.
@@ -337,9 +337,9 @@ class AnyTask:
                 "hold, such as an id"
             ) from error
 
-    def _encoded_result(self, value: Any) -> Any:
-        encode = self.result.encode_unchecked
-        return _quoting_nothing(encode, value, self._result_secrets) if self._result_secrets else encode(value)
+    def _measured(self, result: Any) -> tuple[Any, int]:
+        stored = self.result.encode_unchecked(result)
+        return stored, 0 if stored is None else json_size(stored)
 
     def _keyring(self) -> Keyring:
         keyring = self.registry.attachment().keyring
