@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 _ABSENT: Final = object()
 _json: Final = msgspec.json.Encoder()
-_PATH: Final = re.compile(r"^(?P<message>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_PATH: Final = re.compile(r"^(?P<message>.*?)(?: - at (?P<key>`key` in )?`(?P<path>[^`]*)`)?$", re.DOTALL)
 
 
 class UnstorableTypeError(TypeError):
@@ -27,7 +27,8 @@ class UnstorableTypeError(TypeError):
 class Hooks:
     """How types that msgspec does not know are stored: Litestar's ``type_encoders`` and ``type_decoders``.
 
-    pydantic models are known without an entry.
+    pydantic models are known without an entry: by their own JSON form, under their aliases. Litestar's plugin for them
+    has one for their base class, which is for answers of routes, and loses what cannot be read back.
     """
 
     encoders: Mapping[Any, Callable[[Any], Any]]
@@ -41,22 +42,26 @@ class Hooks:
 
     def encode(self, value: Any) -> Any:
         """msgspec's ``enc_hook``."""
+        if self._models(type(value)):
+            return value.model_dump(mode="json", by_alias=True, round_trip=True)
         if (encoder := self._encoder(type(value))) is not None:
             return encoder(value)
-        if _is_pydantic(type(value)):
-            return value.model_dump(mode="json")
         raise UnstorableTypeError(f"a {type(value).__name__} cannot be stored")
 
     def decode(self, cls: type, value: Any) -> Any:
         """msgspec's ``dec_hook``."""
         if cls is object or isinstance(value, cls):
             return value
+        if self._models(cls):
+            return _validated(cls, value)
         for accepts, decoder in self.decoders:
             if accepts(cls):
                 return decoder(cls, value)
-        if _is_pydantic(cls):
-            return cls.model_validate(value)  # type: ignore[attr-defined]  # pydantic is not a dependency of ours
         raise UnstorableTypeError(f"a {cls.__name__} cannot be read back")
+
+    def _models(self, cls: type) -> bool:
+        """Whether a class is a pydantic model, and the app has no way of its own for it."""
+        return _is_pydantic(cls) and cls not in self.encoders
 
     def _encoder(self, cls: type) -> Callable[[Any], Any] | None:
         return next((self.encoders[base] for base in cls.__mro__ if base in self.encoders), None)
@@ -69,6 +74,8 @@ def unstorable(annotation: Any, hooks: Hooks) -> type | None:
         UnstorableTypeError: The annotation as a whole cannot be told apart in JSON, such as ``UUID | str``.
     """
     for node in _tree(annotation):
+        if isinstance(node, types.DictType) and any(isinstance(one, _NO_KEYS) for one in walk(node.key_type)):
+            raise UnstorableTypeError("the keys of a dictionary are text in JSON; use a list of pairs")
         if isinstance(node, types.CustomType) and not hooks.storable(node.cls):
             return node.cls
     return None
@@ -170,9 +177,8 @@ class Codec(Generic[T]):
                 return f"{name}{'.' if path[:1] not in ('', '.', '[') else ''}{path}"
         if before == after or _has_parts(before):
             return None
-        if (
-            type(before).__eq__ is not object.__eq__ and before == before
-        ):  # but for what is never equal, as Decimal("NaN")
+        compared = cast("object", type(before).__eq__) is not object.__eq__
+        if compared and before == before:  # but for what is never equal, such as Decimal("NaN")
             return ""
         # Two objects of a class without equality are the same if they are stored as the same.
         stored = (msgspec.to_builtins(one, enc_hook=self._hooks.encode) for one in (before, after))
@@ -189,6 +195,8 @@ def split_path(error: Exception) -> tuple[str, str]:
     match = _PATH.match(str(error))
     message, path = (match["message"], match["path"] or "") if match else (str(error), "")
     message = message.replace("`", "").replace(" | UnsetType", "")
+    if match and match["key"]:
+        message += " as a key"
     if message.startswith("Expected"):
         message = "e" + message[1:]
     return message, path.removeprefix("$").removeprefix(".").replace("[...]", "[]")
@@ -218,6 +226,18 @@ _LOOSE: Final = (
     types.StructType,
     types.TypedDictType,
     types.NamedTupleType,
+)
+
+
+_NO_KEYS: Final = (
+    types.CollectionType,
+    types.CustomType,
+    types.DataclassType,
+    types.DictType,
+    types.NamedTupleType,
+    types.StructType,
+    types.TupleType,
+    types.TypedDictType,
 )
 
 
@@ -260,6 +280,17 @@ def _takes_none(node: types.Type) -> bool:
     if isinstance(node, types.UnionType):
         return any(isinstance(one, types.NoneType) for one in node.types)
     return isinstance(node, (types.AnyType, types.NoneType))
+
+
+def _validated(model: Any, value: Any) -> Any:
+    try:
+        return model.model_validate(value)
+    except ValueError as error:
+        found = getattr(error, "errors", None)  # pydantic is not a dependency of ours
+        if found is None:
+            raise
+        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": ") for one in found()]
+        raise ValueError("; ".join(said)) from error
 
 
 def _is_pydantic(cls: type) -> bool:
