@@ -234,30 +234,24 @@ class Payload:
                 raise PayloadError(self._task, "is supplied by the worker and cannot be passed", path=name)
         if unknown := [name for name in values if name not in self._names]:
             takes = ", ".join(field.name for field in self._fields) or "no arguments"
-            hint = (
-                f"; options are set apart from arguments: using({unknown[0]}=…)" if unknown[0] in _OPTION_NAMES else ""
-            )
+            option = _OPTIONS.get(unknown[0])
+            hint = f"; options are set apart from arguments: using({option}=…)" if option else ""
             raise PayloadError(self._task, f"unknown argument; the task takes {takes}{hint}", path=unknown[0])
         if missing := [field.name for field in self._fields if field.name in self._required - values.keys()]:
             raise PayloadError(self._task, f"missing argument{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
 
 
-# What a SAQ user may write among the arguments of an enqueue, out of habit.
-_OPTION_NAMES: Final = frozenset(
-    {
-        "delay",
-        "expires",
-        "key",
-        "max_attempts",
-        "priority",
-        "queue",
-        "retries",
-        "run_at",
-        "scheduled",
-        "timeout",
-        "ttl",
-    }
-)
+# What users of SAQ and others may write among the arguments of an enqueue, out of habit, and what it is called here.
+_OPTIONS: Final = {
+    **{
+        name: name
+        for name in ("delay", "expires", "key", "max_attempts", "priority", "queue", "run_at", "timeout", "ttl")
+    },
+    "retries": "max_attempts",
+    "schedule": "run_at",
+    "scheduled": "run_at",
+    "scheduled_at": "run_at",
+}
 
 
 def _classify(
