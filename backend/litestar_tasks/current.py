@@ -9,6 +9,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, 
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from litestar_tasks.correlation import CORRELATION
+from litestar_tasks.exceptions import JobError
 from litestar_tasks.job import LOG, MESSAGE, JobHandle, JobQueue
 
 if TYPE_CHECKING:
@@ -112,6 +113,15 @@ class CurrentJob(JobHandle[Any]):
         line = {"at": int(time.time() * 1000), "text": text[:_LINE]}
         self._job.meta = {**meta, LOG: [*meta.get(LOG, ()), line][-_LINES:]}
         self._reports.changed()
+
+    async def _ended(self, timeout: float | None) -> Job:
+        if timeout != 0:
+            raise JobError(
+                self.id,
+                f"job {self.id!r} waits for its own end, which does not come before the waiting is over; return from "
+                "the task instead",
+            )
+        return await super()._ended(timeout)
 
     async def close(self) -> None:
         """Say no more: the attempt has ended. The worker does this, and writes the last word with the outcome."""

@@ -88,4 +88,4 @@ async def test_what_is_said_quickly_is_written_seldom_and_its_end_always(
         await job.result(timeout=60)
         events = [event async for event in job.events()]
         assert events[-1].message == "step 1999"
-        assert len(writes) < 200, "as good as every step was written"
+        assert 0 < len(writes) < 200, "none, or as good as every step was written"

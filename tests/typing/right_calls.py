@@ -83,6 +83,26 @@ def sync_without_context(n: int) -> float:
 
 
 @task
+def sync_bare(n: int, /, *, name: str = "") -> str:
+    return name
+
+
+@task(queue="cpu")
+def sync_called(ctx: Context, *, n: int) -> float:
+    return 1.0
+
+
+@task
+def sync_injected(n: int, *, session: AsyncSession = INJECTED) -> int:
+    return n
+
+
+@task(timeout=3)
+async def injected_with_context(ctx: Context, n: int, *, session: AsyncSession = INJECTED) -> str:
+    return ""
+
+
+@task
 async def without_arguments() -> None: ...
 
 
@@ -152,6 +172,11 @@ async def enqueueing(unknown: Any) -> None:
     assert_type(await with_job.enqueue(n=1), JobHandle[int])
     assert_type(await sync.enqueue(1), JobHandle[float])
     assert_type(await sync_without_context.enqueue(n=1), JobHandle[float])
+    assert_type(await sync_bare.enqueue(1, name="x"), JobHandle[str])
+    assert_type(await sync_called.enqueue(n=1), JobHandle[float])
+    assert_type(await sync_injected.using(timeout=3).enqueue(1), JobHandle[int])
+    assert_type(await injected_with_context.enqueue(1), JobHandle[str])
+    assert_type(injected_with_context.bind(n=1).enqueue_sync(), JobHandle[str])
     assert_type(await without_arguments.enqueue(), JobHandle[None])
     assert_type(await context_only.enqueue(), JobHandle[None])
     assert_type(await untyped_data.enqueue(data={"x": 1}), JobHandle[dict[str, Any]])
@@ -255,6 +280,8 @@ async def calling() -> None:
     assert_type(await without_context(1), int)
     assert_type(sync({}, 1), float)
     assert_type(sync_without_context(1), float)
+    assert_type(sync_bare(1), str)
+    assert_type(sync_called({}, n=1), float)
     await context_only({})
     assert_type(bare.__name__, str)
 

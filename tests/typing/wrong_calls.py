@@ -11,10 +11,14 @@ from tests.typing.right_calls import (
     bare,
     called,
     injected,
+    injected_with_context,
     log_in,
     own_context,
     registry,
     scheduled,
+    sync_bare,
+    sync_called,
+    sync_injected,
     sync_without_context,
     task,
     untyped_data,
@@ -32,6 +36,11 @@ async def wrong() -> None:
     await called.using(delay=timedelta(1)).enqueue("1")  # wrong: a text for a number
     called.bind("1")  # wrong: a text for a number
     await sync_without_context(1)  # wrong: a sync task returns its value
+    await sync_bare.enqueue(n=1)  # wrong: by name what is positional only
+    await sync_called.enqueue()  # wrong: an argument is missing
+    sync_called(n=1)  # wrong: called directly, it needs a context
+    await sync_injected.enqueue("1")  # wrong: a text for a number
+    injected_with_context.bind("1")  # wrong: a text for a number
     await without_context.enqueue("1")  # wrong: a text for a number
     await injected.enqueue(payment_id="x")  # wrong: a text for a UUID
     await injected.enqueue()  # wrong: an argument is missing
