@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from litestar_tasks.correlation import CORRELATION
 from litestar_tasks.exceptions import JobError
 from litestar_tasks.job import LOG, MESSAGE, JobHandle, JobQueue
+from litestar_tasks.redaction import without_known
 
 if TYPE_CHECKING:
     from saq.job import Job
@@ -104,13 +105,13 @@ class CurrentJob(JobHandle[Any]):
         job = self._job
         job.progress = min(1.0, max(0.0, fraction))
         if message is not None:
-            job.meta = {**(job.meta or {}), MESSAGE: message[:_LINE]}
+            job.meta = {**(job.meta or {}), MESSAGE: without_known(message)[:_LINE]}
         self._reports.changed()
 
     def log_sync(self, text: str) -> None:
         """``log`` from a sync task."""
         meta = self._job.meta or {}
-        line = {"at": int(time.time() * 1000), "text": text[:_LINE]}
+        line = {"at": int(time.time() * 1000), "text": without_known(text)[:_LINE]}
         self._job.meta = {**meta, LOG: [*meta.get(LOG, ()), line][-_LINES:]}
         self._reports.changed()
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator
 from contextvars import ContextVar
 from typing import Final
 
-__all__ = ("HIDDEN", "MASK", "masked_end", "masked_start", "masked_text", "spellings")
+__all__ = ("HIDDEN", "MASK", "masked_end", "masked_start", "masked_text", "spellings", "without_known")
 
 MASK: Final = "***"
 
@@ -48,7 +48,7 @@ _IN_TEXT: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
 
 def masked_text(text: str) -> str:
     """A text without secrets: those that are known here, and what looks like one."""
-    text = _without_known(text)
+    text = without_known(text)
     for pattern, replacement in _IN_TEXT:
         text = pattern.sub(replacement, text)
     return text
@@ -56,18 +56,25 @@ def masked_text(text: str) -> str:
 
 def masked_start(text: str, limit: int) -> str:
     """The start of a text: masked, of about ``limit`` characters at the most."""
-    return masked_text(_without_known(text)[:limit])
+    return masked_text(without_known(text)[:limit])
 
 
 def masked_end(text: str, limit: int) -> str:
     """The end of a text, where a traceback says what happened: masked, of at most about ``limit`` characters."""
-    text = _without_known(text)  # before it is cut, as a known secret can have any length
+    text = without_known(text)  # before it is cut, as a known secret can have any length
     if len(text) <= limit:
         return masked_text(text)
     # Begins at the start of a line, so that no secret's name is cut off and its value left behind.
     rest = text[-(limit + _MARGIN) :]
     rest = rest.partition("\n")[2] or rest.partition(" ")[2]
     return "…\n" + masked_text(rest)[-limit:]
+
+
+def without_known(text: str) -> str:
+    """A text without the secrets of the attempt that runs here."""
+    for known in HIDDEN.get():
+        text = text.replace(known, MASK)
+    return text
 
 
 def spellings(texts: Collection[str]) -> tuple[str, ...]:
@@ -87,9 +94,3 @@ def _spellings(text: str) -> Iterator[str]:
             yield repr(decoded)[2:-1]
     except ValueError:
         pass
-
-
-def _without_known(text: str) -> str:
-    for known in HIDDEN.get():
-        text = text.replace(known, MASK)
-    return text

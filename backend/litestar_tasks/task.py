@@ -25,7 +25,6 @@ from litestar_tasks.job import JobHandle, JobSpec
 from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
 from litestar_tasks.payload import INJECTED, Kind, Payload, read_parameters
-from litestar_tasks.redaction import HIDDEN, spellings
 from litestar_tasks.secret import Secrets, secrets_of
 
 __all__ = (
@@ -186,7 +185,7 @@ class AnyTask:
         return _quoting_nothing(codec.decode, self._result_secrets.open(stored, self._keyring()), self._result_secrets)
 
     def opened(self, stored: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        """A stored payload with its secrets readable; from now on errors of this attempt do not show them.
+        """A stored payload with its secrets readable.
 
         Raises:
             PayloadError: One is not encrypted, or with a key that is not there.
@@ -199,7 +198,6 @@ class AnyTask:
         except ValueError as error:
             message, path = split_path(error)
             raise PayloadError(self.name, message, path=path) from None
-        HIDDEN.set(spellings(secrets.texts(opened)))
         return opened
 
     def sealed(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:

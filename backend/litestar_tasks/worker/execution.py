@@ -7,7 +7,7 @@ import contextvars
 import logging
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -17,7 +17,7 @@ from litestar_tasks.current import CurrentJob
 from litestar_tasks.exceptions import ConfigurationError, PayloadError
 from litestar_tasks.middleware import Middleware, call_through
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
-from litestar_tasks.redaction import masked_end, masked_start, masked_text
+from litestar_tasks.redaction import HIDDEN, masked_end, masked_start, masked_text, spellings
 from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, pause_after
 from litestar_tasks.worker.deadlines import Deadlines
 
@@ -106,7 +106,7 @@ class Execution:
         # For this attempt alone: it has an asyncio task, and so a context, of its own.
         correlation_id.set(job.meta.get(CORRELATION) if job.meta else None)
         try:
-            args, kwargs = task.payload.decode(task.opened(job.kwargs) if task.payload.secrets else job.kwargs)
+            args, kwargs = task.payload.decode(_readable(task, job) if task.payload.secrets else job.kwargs)
         except (PayloadError, ConfigurationError) as error:
             return Outcome(Settlement.QUARANTINED, error=str(error))
         if task.takes_context:
@@ -195,6 +195,14 @@ class Execution:
             raise
         finally:
             self.in_thread.discard(job.token)
+
+
+def _readable(task: AnyTask, job: ClaimedJob) -> Mapping[str, Any]:
+    """The payload with its secrets decrypted, which nothing shows that is written of this attempt."""
+    opened = task.opened(job.kwargs)
+    if (secrets := task.payload.secrets) is not None:
+        HIDDEN.set(spellings(secrets.texts(opened)))
+    return opened
 
 
 def _expired(job: ClaimedJob) -> Outcome | None:
