@@ -244,15 +244,14 @@ class AnyTask:
 
     def stored_spec(self, payload: Mapping[str, Any], options: Mapping[str, Any]) -> JobSpec:
         """``spec`` for a payload that is encoded already, and not encrypted yet."""
-        payload = self.sealed(payload)
         if not options and self._plain is not None:
-            return JobSpec(task=self.name, kwargs=payload, **self._plain)
+            return JobSpec(task=self.name, kwargs=self.sealed(payload), **self._plain)
         run_at = options.get("run_at")
         if options.get("delay"):
             run_at = datetime.now(UTC) + timedelta(seconds=options["delay"])
         return JobSpec(
             task=self.name,
-            kwargs=payload,
+            kwargs=self.sealed(payload),
             key=options.get("key"),
             run_at=run_at,
             **_stored_options({**self._levels, **options}, run_at),
