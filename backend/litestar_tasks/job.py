@@ -20,6 +20,7 @@ from litestar_tasks.exceptions import (
     JobFailedError,
     JobNotFoundError,
 )
+from litestar_tasks.uniqueness import Lock
 
 if TYPE_CHECKING:
     from saq.job import Job
@@ -88,6 +89,10 @@ class JobSpec:
     """Lower numbers are claimed first, from -100 to 100."""
     once: bool = False
     """Refuse a key whose job has finished, too, as long as its record is kept."""
+    lock: Lock | None = None
+    """By what calls that are alike find the job. Defaults to None: each call is a job of its own."""
+    group: str | None = None
+    """Of the jobs of one group, one runs at a time. Defaults to None: the job is in no group."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What travels with the job beside its payload."""
 
@@ -208,7 +213,8 @@ class JobHandle(Generic[R_co]):
     Attributes:
         id: The job's id, the same string as SAQ's ``Job.id``. It can be stored, sent to a browser, and
             turned into a handle again with ``registry.job(id)`` or ``my_task.job(id)``.
-        deduplicated: Whether this enqueue found a job under the same key and stored nothing.
+        deduplicated: Whether this enqueue made no job of its own, because it found one: under the same key, or by
+            ``unique``, ``debounce`` or ``throttle``.
     """
 
     __slots__ = ("_decode", "_key", "_queue", "deduplicated", "id")
