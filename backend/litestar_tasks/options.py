@@ -251,7 +251,10 @@ def _check_alike(kind: type, *, plain: type | tuple[type, ...], remedy: str) -> 
             return kind()
         if isinstance(value, (type, bool)) or not isinstance(value, plain):
             raise ConfigurationError(f"{subject} is {value!r}; {remedy}")
-        return kind(value)
+        try:
+            return kind(value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{subject}: {error}") from None
 
     return check
 
@@ -359,6 +362,7 @@ def _check_int(low: int, high: int) -> Callable[[Any, str], int]:
     return check
 
 
+_DURATION: Final = (int, float, timedelta)
 _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "name": _check_name,
     "queue": _check_name,
@@ -382,12 +386,8 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "tag": _check_tag,
     "unique": _check_alike(Unique, plain=bool, remedy="give True, False or Unique(…)"),
     "exclusive": _check_alike(Exclusive, plain=bool, remedy="give True, False or Exclusive(…)"),
-    "debounce": _check_alike(
-        Debounce, plain=(int, float, timedelta), remedy="give seconds, a timedelta or Debounce(…)"
-    ),
-    "throttle": _check_alike(
-        Throttle, plain=(int, float, timedelta), remedy="give seconds, a timedelta or Throttle(…)"
-    ),
+    "debounce": _check_alike(Debounce, plain=_DURATION, remedy="give seconds, a timedelta or Debounce(…)"),
+    "throttle": _check_alike(Throttle, plain=_DURATION, remedy="give seconds, a timedelta or Throttle(…)"),
     "delay": _check_duration,
     "run_at": check_run_at,
 }

@@ -85,9 +85,8 @@ class AnyTask:
         self.options = {name: value for name, value in options.items() if name != "name"}
         self._levels: Mapping[str, Any] = {**DEFAULTS, **registry.defaults, **self.options}
         # What every call without options of its own stores; None where that differs from call to call.
-        self._plain = (
-            None if any(self._levels[name] is not None for name in _VARYING) else _stored_options(self._levels)
-        )
+        varies = any(self._levels[name] is not None for name in _VARYING)
+        self._plain = None if varies else _stored_options(self._levels)
         check_together(self._levels, f"task {self.name!r}")
         self.dependencies: Mapping[str, Provide] = {
             **registry.defaults.get("dependencies", {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -214,12 +215,14 @@ def _check_names(by: By, known: Sequence[str], subject: str) -> None:
 
 
 def _check_by(value: Any, subject: str) -> None:
-    if value is None or callable(value) or (isinstance(value, str) and value):
+    if value is None or (isinstance(value, str) and value):
+        return
+    if callable(value) and not inspect.iscoroutinefunction(value) and not isinstance(value, type):
         return
     if isinstance(value, str) or not isinstance(value, Sequence) or not all(isinstance(name, str) for name in value):
         raise ConfigurationError(
-            f"{subject}: by is {value!r}; give the name of an argument, a tuple of names, a function of the arguments, "
-            "() for none of them, or None for all"
+            f"{subject}: by is {value!r}; give the name of an argument, a tuple of names, a plain function of the "
+            "arguments, () for none of them, or None for all"
         )
 
 

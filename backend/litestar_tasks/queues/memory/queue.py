@@ -125,7 +125,8 @@ class MemoryQueue(Operated, TaskQueue):
     async def _replace(self, job: Job, lock: Lock, key: str, deadline: float) -> None:
         """Give a job that waits the arguments of a later call, and put it off."""
         job.key = key
-        job.scheduled = min(job.scheduled, deadline) if deadline else job.scheduled
+        if deadline:
+            job.scheduled = cast("int", min(job.scheduled, deadline))  # SAQ says int, and means seconds
         await self._keep_waiting(job, replace(lock, deadline=deadline))
 
     async def _enqueue(self, job: Job) -> Job | None:
