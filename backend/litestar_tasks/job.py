@@ -192,6 +192,13 @@ class JobQueue(Protocol):
 class Capacity(Protocol):
     """The place that a running attempt takes in its worker."""
 
+    group: str | None
+    """The group of which its job runs alone; None where it is in none."""
+
+    def is_of_queue(self, job_id: str) -> bool:
+        """Whether a job is one of the worker's own queue."""
+        ...
+
     def away(self, job_id: str) -> AbstractAsyncContextManager[None]:
         """Leave the place to others within a block, in which this job is waited for.
 
@@ -380,12 +387,23 @@ class JobHandle(Generic[R_co]):
                 self.id, f"the result of job {self.id!r} does not fit the task's return annotation: {error}"
             ) from error
 
+    async def _refuse_own_group(self, group: str) -> None:
+        job = await self._queue.job(self._key)
+        if job is not None and job.group_key == group and job.status not in TERMINAL_STATUSES:
+            raise JobError(
+                self.id,
+                f"job {self.id!r} is of those of which one runs at a time, and so is the task that waits for it: it "
+                "could never start. Do not wait for it, or let exclusive tell the two apart by an argument",
+            )
+
     async def _away(self, waiting: Coroutine[Any, Any, T]) -> T:
         """Wait, and in a worker leave one's place to others meanwhile: to the very job, perhaps."""
         capacity = CAPACITY.get()
         if capacity is None:
             return await waiting
         try:
+            if capacity.group is not None and capacity.is_of_queue(self.id):
+                await self._refuse_own_group(capacity.group)
             async with capacity.away(self.id):
                 return await waiting
         finally:

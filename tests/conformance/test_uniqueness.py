@@ -505,6 +505,18 @@ async def test_purging_takes_those_that_wait_for_others_and_frees_the_group(queu
     assert (await hand.one()).key == "d"
 
 
+async def test_those_that_wait_for_others_can_be_aborted_together(queue: TaskQueue) -> None:
+    hand = await Hand(queue).open()
+    await together(queue, *"abcd")
+    job = await hand.one()
+    assert await queue.claim(2) == []
+    assert await act(queue, "abort", "queued") == 3
+    await hand.end(job)
+    assert await queue.count("incomplete") == 0
+    await together(queue, "e")
+    assert (await hand.one()).key == "e"
+
+
 async def test_of_a_group_that_is_run_again_one_runs_at_a_time(queue: TaskQueue) -> None:
     hand = await Hand(queue).open()
     await together(queue, "a", "b")
