@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Annotated, Any, Final, cast, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import msgspec
 from litestar.di import Dependency
@@ -212,7 +212,8 @@ class Payload:
         for name, default in self._storable_defaults.items():
             if getattr(struct, name) is UNSET:
                 setattr(struct, name, default)
-        return cast("dict[str, Any]", self._codec.ordered(struct))
+        # A default that cannot be stored is like none.
+        return {**dict.fromkeys(self.names), **self._codec.ordered(struct)}
 
     @property
     def names(self) -> Sequence[str]:

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import pytest
@@ -29,9 +29,13 @@ from litestar_tasks import (
     Unique,
     enqueue_many,
 )
+from litestar_tasks.codec import Hooks
 from litestar_tasks.queues.locks import LOCK, lock_of
 from litestar_tasks.task import AnyTask
 from litestar_tasks.uniqueness import Lock
+
+if TYPE_CHECKING:
+    from builtins import int as Later
 
 registry = Registry("test", allow_local=True)
 
@@ -186,6 +190,20 @@ def test_a_default_that_cannot_be_stored_is_like_none() -> None:
     token = UUID(int=1)
     assert name_of(odd, 1) == name_of(odd, 1) != name_of(odd, 1, token)
     assert name_of(odd, 1, token) == name_of(odd, 1, str(token))
+    by_token = odd.using(unique=Unique(by="token"))
+    assert lock(by_token.bind(1).spec()).name == lock(by_token.bind(2).spec()).name
+
+
+def test_names_are_checked_also_where_the_signature_is_known_late() -> None:
+    late = Registry("test", allow_local=True)
+
+    @late.task
+    async def later(number: Later) -> None: ...
+
+    call = later.using(unique=Unique(by="numbr"))
+    later.compile({"Later": int}, Hooks(encoders={}, decoders=()))
+    with pytest.raises(ConfigurationError, match="by names 'numbr', which is no argument of the task; it takes number"):
+        call.bind(1).spec()
 
 
 def test_defaults_are_no_options_and_cost_nothing() -> None:
