@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 from uuid import UUID
 
 import pytest
@@ -35,7 +35,7 @@ from litestar_tasks.task import AnyTask
 from litestar_tasks.uniqueness import Lock
 
 if TYPE_CHECKING:
-    from builtins import int as Later
+    Later: TypeAlias = int
 
 registry = Registry("test", allow_local=True)
 
