@@ -101,7 +101,8 @@ if count > 0 then
   end
   if #entries > 0 then call('ZADD', incomplete, unpack(entries)) end
   if #again > 0 then call('ZADD', prefix .. 'retrying', unpack(again)) end
-  stand_back(later)
+  local waiting = exceptions('bonds', later)
+  if waiting then binding().stand_back(later, waiting) end
   push('RPUSH', tail)
   if #head > 0 then
     local newest_first = {}
@@ -134,7 +135,7 @@ local function take(key)
     for k = 1, #heads do
       if states[k] == '0' and not seen[heads[k]] then
         seen[heads[k]] = true
-        if not (bonds and bonds[k]) or admit(heads[k], bonds[k]) then claimed[#claimed + 1] = heads[k] end
+        if not (bonds and bonds[k]) or binding().admit(heads[k], bonds[k]) then claimed[#claimed + 1] = heads[k] end
       elseif not states[k] and bonds and bonds[k] then
         unbind({heads[k]})  -- a stock tool took it out
       end

@@ -10,7 +10,8 @@
 local STRIDE = 6
 local count = (#ARGV - 1) / STRIDE
 if count < 1 or count > LIMIT or count ~= math.floor(count) then return reject('enqueue: wrong number of arguments') end
-local ids, modes, bound = {}, {}, {}
+local ids = {}
+local bound, modes  -- of jobs that are bound, or come again; most calls have none
 for k = 1, count do
   local at = 2 + (k - 1) * STRIDE
   local id, moment, priority, losses, mode = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), ARGV[at + 5]
@@ -18,13 +19,15 @@ for k = 1, count do
   if not priority or priority ~= math.floor(priority) then return reject('enqueue: job ' .. k .. ' has no whole priority') end
   if mode ~= 'new' and mode ~= 'once' then
     local first, rest = string.match(mode or '', '^(%S+) (.*)$')
-    mode, bound[k] = first or mode, first and terms_of(rest)
+    bound, modes = bound or {}, modes or {}
+    mode, bound[k] = first or mode, first and binding().terms_of(rest)
+    modes[k] = mode
     if first and not bound[k] then return reject('enqueue: job ' .. k .. ' has no terms') end
     if mode ~= 'new' and mode ~= 'once' and not string.match(mode or '', '^again:%d+$') then
       return reject('enqueue: job ' .. k .. ' has no mode')
     end
   end
-  ids[k], modes[k] = id, mode
+  ids[k] = id
 end
 
 -- Whether the record of a finished job stands in the way of a job of its id.
@@ -46,7 +49,7 @@ local function note(id, priority, losses)
 end
 
 -- Give a job that waits the document of a later call, and put it off.
-local function replace(id, k, terms, deadline)
+local replace = bound and function(id, k, terms, deadline)
   local at = 2 + (k - 1) * STRIDE
   local document, moment = ARGV[at + 1], tonumber(ARGV[at + 2])
   if deadline > 0 then moment = math.min(moment, deadline) end
@@ -55,10 +58,10 @@ local function replace(id, k, terms, deadline)
   forget('prio', {id})
   forget('max_losses', {id})
   note(id, tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]))
-  local _, _, group = bond_of(call('HGET', prefix .. 'bonds', id) or '- ')
+  local _, _, group = binding().bond_of(call('HGET', prefix .. 'bonds', id) or '- ')
   if group ~= '' then
-    unpark(id, group)
-    pass_on(id, group)
+    binding().unpark(id, group)
+    binding().pass_on(id, group)
   end
   call('HSET', prefix .. 'bonds', id, terms.letter .. terms.lock .. ' ' .. terms.group)
   if moment > now then
@@ -72,14 +75,15 @@ local function replace(id, k, terms, deadline)
 end
 
 for k = 1, count do
-  local at, id, terms = 2 + (k - 1) * STRIDE, ids[k], bound[k]
+  local at, id, terms = 2 + (k - 1) * STRIDE, ids[k], bound and bound[k]
   local exists = some_exist and call('EXISTS', id) == 1
   local holder, deadline
-  if terms and not (states[k] or seen[id] or (exists and stands(id, modes[k]))) then holder, deadline = holder_of(terms) end
+  local taken = states[k] or seen[id] or (exists and stands(id, modes and modes[k] or ARGV[at + 5]))
+  if terms and not taken then holder, deadline = binding().holder_of(terms) end
   if holder then
     answer[k] = {holder}
     if terms.letter == 'd' and deadline then replace(holder, k, terms, deadline) end
-  elseif states[k] or seen[id] or (exists and stands(id, modes[k])) then
+  elseif taken then
     answer[k] = false
   else
     seen[id], answer[k] = true, 1
@@ -102,7 +106,7 @@ for k = 1, count do
       table.remove(documents)
       table.remove(entries)
       call('ZADD', incomplete, table.remove(entries), id)
-      bind(id, terms)
+      binding().bind(id, terms)
     end
   end
 end
@@ -116,7 +120,7 @@ leave_ended(reborn)
 for k = 1, count do
   if not answer[k] then
     answer[k] = call('GET', ids[k]) or ''
-  elseif bound[k] and answer[k] ~= 1 then
+  elseif bound and bound[k] and answer[k] ~= 1 then
     answer[k][2] = call('GET', answer[k][1]) or ''
   end
 end

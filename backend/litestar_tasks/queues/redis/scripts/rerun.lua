@@ -13,7 +13,7 @@ for k = 1, count do
   if ARGV[at] == '' or not tonumber(ARGV[at + 3]) or not tonumber(ARGV[at + 4]) then
     return reject('rerun: job ' .. k .. ' is malformed')
   end
-  if ARGV[at + 5] ~= '' and not terms_of(ARGV[at + 5]) then return reject('rerun: job ' .. k .. ' has no terms') end
+  if ARGV[at + 5] ~= '' and not binding().terms_of(ARGV[at + 5]) then return reject('rerun: job ' .. k .. ' has no terms') end
 end
 local answer, ready, entries, reborn = {}, {}, {}, {}
 local taken = {}
@@ -27,12 +27,12 @@ for k = 1, count do
       answer[k] = call('ZSCORE', prefix .. 'retrying', id) == state and 1 or 0
     elseif digest ~= '' then
       local record = call('GET', id)
-      local terms = ARGV[at + 5] ~= '' and terms_of(ARGV[at + 5])
-      if record and redis.sha1hex(record) == digest and not (terms and holder_of(terms)) then
+      local terms = ARGV[at + 5] ~= '' and binding().terms_of(ARGV[at + 5])
+      if record and redis.sha1hex(record) == digest and not (terms and binding().holder_of(terms)) then
         answer[k] = 1
         if terms then
           call('ZADD', incomplete, 0, id)  -- a later one of this call may want the same lock
-          bind(id, terms)
+          binding().bind(id, terms)
         end
         call('SET', id, ARGV[at + 2])
         if priority ~= 0 then call('HSET', prefix .. 'prio', id, integer(priority)) end
