@@ -53,6 +53,7 @@ from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear
 from litestar_tasks.schedule import Schedule
 from litestar_tasks.secret import Secret
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
+from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 
 __all__ = (
     "INJECTED",
@@ -66,6 +67,7 @@ __all__ = (
     "ContextTask",
     "CurrentJob",
     "DashboardConfig",
+    "Debounce",
     "DeclarationError",
     "DependencyError",
     "Discard",
@@ -76,6 +78,7 @@ __all__ = (
     "EnqueueOptions",
     "Enqueuer",
     "Event",
+    "Exclusive",
     "Exponential",
     "InvalidScheduleError",
     "InvalidTaskError",
@@ -110,6 +113,8 @@ __all__ = (
     "TasksConfig",
     "TasksError",
     "TasksPlugin",
+    "Throttle",
+    "Unique",
     "UnknownQueueError",
     "UnknownTaskError",
     "correlation_id",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from base64 import urlsafe_b64decode
 from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from importlib.util import find_spec
 from typing import Any, Final
 
@@ -32,6 +33,8 @@ class Keyring:
         from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 
         self._keys = MultiFernet([Fernet(key) for key in keys])
+        self.identity_key = blake2b(keys[0].encode(), digest_size=32, person=b"identity").digest()
+        """What digests of secrets are made with. It changes with the newest key."""
         self._refused = InvalidToken
 
     def seal(self, value: Any) -> dict[str, str]:

@@ -23,9 +23,10 @@ from litestar_tasks.current import CurrentJob
 from litestar_tasks.exceptions import ConfigurationError, DependencyError, InvalidTaskError, PayloadError
 from litestar_tasks.job import JobHandle, JobSpec
 from litestar_tasks.middleware import EnqueueHook, Middleware
-from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
+from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options, check_together, seconds
 from litestar_tasks.payload import INJECTED, Kind, Payload, read_parameters
 from litestar_tasks.secret import Secrets, secrets_of
+from litestar_tasks.uniqueness import bonds_of, check_by
 
 __all__ = (
     "AnyTask",
@@ -53,6 +54,8 @@ SyncF_co = TypeVar("SyncF_co", bound=Callable[Concatenate[Context, ...], Any], c
 
 _NO_HOOKS = Hooks(encoders={}, decoders=())
 _SUPPLIED = (Kind.CONTEXT, Kind.JOB, Kind.INJECTED)
+_VARYING = ("expires", "unique", "exclusive", "debounce", "throttle")
+"""Options by which calls of a task are stored differently."""
 _AT_ONCE = 2_000
 """For so many calls of `enqueue_many` there are records at the same time; of the others only calls or handles."""
 
@@ -96,7 +99,9 @@ class AnyTask:
         self.options = {name: value for name, value in options.items() if name != "name"}
         self._levels: Mapping[str, Any] = {**DEFAULTS, **registry.defaults, **self.options}
         # What every call without options of its own stores; None where that differs from call to call.
-        self._plain = _stored_options(self._levels) if self._levels["expires"] is None else None
+        varies = any(self._levels[name] is not None for name in _VARYING)
+        self._plain = None if varies else _stored_options(self._levels)
+        check_together(self._levels, f"task {self.name!r}")
         self.dependencies: Mapping[str, Provide] = {
             **registry.defaults.get("dependencies", {}),
             **self.options.get("dependencies", {}),
@@ -134,6 +139,7 @@ class AnyTask:
             hooks=hooks,
         )
         self._payload = Payload(self.name, self.parameters, hooks, limit=self._levels["payload_limit"])
+        check_by(self._levels, self._payload.names, f"task {self.name!r}")
         self.takes_context = any(parameter.kind is Kind.CONTEXT for parameter in self.parameters)
         self.job_parameters = [parameter.name for parameter in self.parameters if parameter.kind is Kind.JOB]
         self._result = self._compile_result(hooks)
@@ -247,15 +253,33 @@ class AnyTask:
         if not options and self._plain is not None:
             return JobSpec(task=self.name, kwargs=self.sealed(payload), **self._plain)
         run_at = options.get("run_at")
-        if options.get("delay"):
-            run_at = datetime.now(UTC) + timedelta(seconds=options["delay"])
+        levels = {**self._levels, **options}
+        delay = seconds(levels["debounce"].delay) if levels["debounce"] else options.get("delay")
+        if delay:
+            run_at = datetime.now(UTC) + timedelta(seconds=delay)
+        # What is made of secrets is stored, too: nobody without the key may find them by trying.
+        key = self._keyring().identity_key if self.payload.secrets else b""
+        lock, group = bonds_of(self.name, levels, lambda: self.payload.complete(payload), key=key)
         return JobSpec(
             task=self.name,
             kwargs=self.sealed(payload),
             key=options.get("key"),
             run_at=run_at,
-            **_stored_options({**self._levels, **options}, run_at),
+            lock=lock,
+            group=group,
+            **_stored_options(levels, run_at),
         )
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuse checked options of a call that make no sense together, or for this task.
+
+        Raises:
+            ConfigurationError: Says what does not go together.
+        """
+        levels = {**self._levels, **options}
+        check_together(levels, f"task {self.name!r}")
+        if self._payload is not None:
+            check_by(levels, self._payload.names, f"task {self.name!r}")
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[..., Any]:
         """The task with options for one or more calls: ``my_task.using(delay=60).enqueue(user_id=1)``.
@@ -266,7 +290,7 @@ class AnyTask:
         Raises:
             ConfigurationError: An unknown option, or a value that cannot work.
         """
-        return Enqueuer(self, check_options(options, EnqueueOptions, subject=f"task {self.name!r}"))
+        return Enqueuer(self, _merge(self, {}, options))
 
     def bind(self, /, *args: Any, **kwargs: Any) -> Call[Any]:
         """A call that is validated now and enqueued later, alone or with others by ``enqueue_many``.
@@ -523,7 +547,9 @@ def _merge(task: AnyTask, old: Mapping[str, Any], new: Mapping[str, Any]) -> dic
     checked = check_options(new, EnqueueOptions, subject=f"task {task.name!r}")
     # delay and run_at are two spellings of one option: the later one replaces the earlier, however it was spelt.
     replaced: set[str] = {"delay", "run_at"} if checked.keys() & {"delay", "run_at"} else set()
-    return {**{name: value for name, value in old.items() if name not in replaced}, **checked}
+    merged = {**{name: value for name, value in old.items() if name not in replaced}, **checked}
+    task.check(merged)
+    return merged
 
 
 def refuse_unnameable(fn: object, *, allow_local: bool) -> None:

@@ -403,6 +403,31 @@ async def _(registry: Registry) -> None:
     assert always_failing(Registry(allow_local=True))[0].spec((), {}).ttl == 86_400
 
 
+@shows(STREAQ, "`unique=True`")
+async def _(registry: Registry) -> None:
+    at_once: list[int] = []
+    most: list[int] = []
+
+    @registry.task(exclusive=True)
+    async def alone(n: int) -> None:
+        at_once.append(n)
+        most.append(len(at_once))
+        await asyncio.sleep(0.05)
+        at_once.remove(n)
+
+    @registry.task(unique=True)
+    async def one_job(n: int) -> int:
+        return n
+
+    async with running(registry):
+        for job in [await alone.enqueue(n) for n in range(3)]:
+            await job.result(timeout=20)
+        later = one_job.using(delay=60)
+        jobs = [await later.enqueue(1), await later.enqueue(1), await later.enqueue(2)]
+        assert [job.deduplicated for job in jobs] == [False, True, False]
+    assert most == [1, 1, 1]
+
+
 @shows(STREAQ, "`async def f(ctx: WrappedContext[None], time: int)`")
 async def _(registry: Registry) -> None:
     @registry.task

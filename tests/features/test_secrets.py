@@ -519,6 +519,24 @@ class TestKeys:
                 fn.opened({"password": {"$secret": "no token"}})
 
 
+class TestUniqueness:
+    async def test_calls_that_are_alike_are_one_job_and_nobody_finds_their_secrets_by_trying(
+        self, run: Run, registry: Registry
+    ) -> None:
+        @registry.task(unique=True)
+        async def log_in(*, pin: Secret[int]) -> None: ...
+
+        async with run(registry, worker=False, secret_keys=[KEY]):
+            first, again, other = [await log_in.using(delay=60).enqueue(pin=pin) for pin in (4711, 4711, 815)]
+            assert [one.deduplicated for one in (first, again, other)] == [False, True, False]
+            lock = log_in.spec((), {"pin": 4711}).lock
+        async with TasksPlugin(
+            TasksConfig(registry=registry, broker_url="memory://", namespace="other", secret_keys=[OTHER])
+        ).attached():
+            assert lock is not None
+            assert lock != log_in.spec((), {"pin": 4711}).lock
+
+
 class TestMasking:
     def test_known_texts_are_masked_before_a_text_is_cut(self) -> None:
         token = HIDDEN.set(spellings({"abc" * 1_000, "x\ny", "p'w"}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from litestar_tasks import Constant, Snooze
+from litestar_tasks import Constant, Snooze, Throttle, Unique
 from tests.typing.right_calls import (
     Account,
     bare,
@@ -63,6 +63,11 @@ async def wrong() -> None:
     await log_in.enqueue(password=7, account=Account("ada", "x"))  # wrong: a number for a secret text
     Account("ada", 7)  # wrong: a number for a secret text
     secret: int = await log_in(password="x", account=Account("ada", "x"))  # wrong: a text for a number
+    task(unique="user_id")  # wrong: which arguments is said by Unique(by=…)
+    task(unique=Unique(until="ended"))  # wrong: no such moment
+    task(exclusive=Unique())  # wrong: another option's class
+    await called.using(debounce="1h").enqueue(1)  # wrong: a text for a duration
+    Throttle()  # wrong: without a period
     Snooze("why", delay="1h")  # wrong: a text for a duration
     wanted: str | None = (await (await without_context.enqueue(1)).outcome()).result  # wrong: another result
     print(result, wanted, secret)
