@@ -372,6 +372,24 @@ def test_a_lost_worker_leaves_its_jobs_at_the_head_oldest_first(r: Redis) -> Non
     assert r.client.zscore(LAYOUT.key("leases"), lost.holder) is None
 
 
+def test_a_call_of_recovery_takes_a_bounded_part_of_what_a_worker_left(r: Redis) -> None:
+    """The server answers nobody else meanwhile, so what a call does may not grow with what there is."""
+    keys = [f"k{number}" for number in range(5 * LIMIT)]
+    for start in range(0, len(keys), LIMIT):
+        r.enqueue(*keys[start : start + LIMIT])
+    lost, finder = r.worker(), r.worker()
+    while len(lost.held) < len(keys):
+        assert lost.claim(LIMIT)
+    r.expire(lost)
+    r.unguard()
+    taken, more = [], 1
+    while more:
+        count, more, *_ = finder.recover()
+        taken.append(count)
+    assert max(taken) <= LIMIT
+    assert sum(taken) == len(keys) == r.lists().total()
+
+
 def test_a_healthy_worker_is_never_recovered(r: Redis) -> None:
     r.enqueue("a")
     worker, other = r.worker(), r.worker()

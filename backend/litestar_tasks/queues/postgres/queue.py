@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import psycopg
+from psycopg import errors
 from saq.job import Job, Status
 from saq.queue.base import Queue
 from saq.types import CountKind, QueueInfo, WorkerInfo
@@ -23,7 +24,7 @@ from litestar_tasks.queues.base import WorkerHooks
 from litestar_tasks.queues.operations import Capability, JobFilter
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.postgres import statements
-from litestar_tasks.queues.postgres.connection import Away, Endpoint, Refused, reason_of
+from litestar_tasks.queues.postgres.connection import Away, Endpoint, Refused, reason_of, share_a_session
 from litestar_tasks.queues.postgres.consumer import Consumer
 from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
@@ -140,15 +141,24 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         """Begin to be used. A server that is away is no hindrance; it is looked at when it is first needed.
 
         Raises:
-            BrokerError: The tables are missing or too old, the server refuses this user, or it cannot keep the
-                durability that is asked for.
+            BrokerError: The tables are missing or too old, the server refuses this user, it cannot keep the durability
+                that is asked for, or it is reached through a pooler in transaction mode.
         """
         await super().connect()
         try:
             (row,) = await self._reader.ask("SELECT current_setting('fsync'), current_setting('synchronous_commit')")
+            mixed = self._endpoint.pooled and await share_a_session(self._reader, self._writer)
+        except (errors.DuplicatePreparedStatement, errors.InvalidSqlStatementName):
+            mixed, row = True, ()  # those of another client
         except Away as error:
             self._outage.failed(error)
             return
+        if mixed:
+            raise BrokerError(
+                f"queue {self.label!r}: Postgres at {self._endpoint.address} is reached through a pooler in "
+                "transaction mode, which keeps neither notifications nor prepared statements; set it to "
+                "session mode for this URL, or connect past it"
+            )
         if self._durability == "disk" and "off" in row:
             raise BrokerError(
                 f"queue {self.label!r}: Postgres at {self._endpoint.address} cannot keep durability='disk': fsync is "
