@@ -149,7 +149,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
             (row,) = await self._reader.ask("SELECT current_setting('fsync'), current_setting('synchronous_commit')")
             mixed = self._endpoint.pooled and await share_a_session(self._reader, self._writer)
         except (errors.DuplicatePreparedStatement, errors.InvalidSqlStatementName):
-            mixed, row = True, ()  # those of another client
+            mixed, row = True, ("", "")  # those of another client
         except Away as error:
             self._outage.failed(error)
             return
