@@ -320,7 +320,7 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
         ("abort", ('"r"', 1, 1, "", "")),
         ("abort", ("", 1, 1, "id", "")),
         ("abort", ('"r"', 1, 1)),
-        ("page", ("complete", "-inf", "+inf", 1, "", "", 201, 1)),
+        ("page", ("complete", "-inf", "+inf", 1, "", "", 501, 1)),
         ("page", ("complete", "x", "+inf", 1, "", "", 1, 1)),
         ("lanes", (1, "", 0, "", 0, 0, 1)),
         ("delete", ("", "id")),

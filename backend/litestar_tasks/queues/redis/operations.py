@@ -159,7 +159,8 @@ class RedisOperations(Operations):
         for _ in range(_LOOKS):
             if walk.read >= most or len(walk.matches) == limit:
                 break
-            wanted = min(LIMIT, most - walk.read, LIMIT if _decodes(which) else limit - len(walk.matches))
+            # All that a search may read is one call, of 2 ms: each one more waits for the machine's other processes.
+            wanted = min(most - walk.read, most if _decodes(which) else limit - len(walk.matches))
             look = self._look_at_lanes if which.state == "queued" else self._look_at_set
             more, found, walk.place = await look(which, walk.place, wanted, until)
             for one in found:
