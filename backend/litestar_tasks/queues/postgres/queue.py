@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -36,8 +35,6 @@ if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
 
 __all__ = ("PostgresQueue",)
-
-logger = logging.getLogger("litestar_tasks.queues")
 
 _PAGE: Final = 100
 
