@@ -644,6 +644,21 @@ def test_a_group_goes_on_though_stock_tools_took_its_jobs_out(r: Redis) -> None:
     assert worker.claim(5) + worker.claim(5) == ["d"]
 
 
+def test_a_group_whose_holder_was_taken_out_goes_on_with_the_next_look_at_lost_workers(r: Redis) -> None:
+    worker = r.worker()
+    r.enqueue(*"abc", mode=ALONE)
+    assert worker.claim(5) == ["a"]
+    r.client.zrem(LAYOUT.incomplete, LAYOUT.job_id("a"))  # while it ran
+    assert worker.claim(5) == []
+    worker.recover()
+    assert worker.claim(5) == ["b"]
+    worker.recover()
+    assert worker.claim(5) == []
+    r.client.delete(LAYOUT.key("turns"))
+    worker.recover()
+    assert worker.claim(5) == ["c"]
+
+
 def test_a_claim_whose_answer_was_lost_keeps_its_turn(r: Redis) -> None:
     worker = r.worker()
     r.enqueue("a", "b", mode=ALONE)
