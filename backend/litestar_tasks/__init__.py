@@ -41,6 +41,7 @@ from litestar_tasks.exceptions import (
     UnknownQueueError,
     UnknownTaskError,
 )
+from litestar_tasks.follow_ups import ERROR, RESULT
 from litestar_tasks.job import Event, JobHandle, JobOutcome, JobSpec, JobStatus, LogLine
 from litestar_tasks.middleware import CallNext, EnqueueHook, Middleware
 from litestar_tasks.options import EnqueueOptions, RegistryOptions, TaskOptions
@@ -54,7 +55,9 @@ from litestar_tasks.schedule import Schedule
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
 
 __all__ = (
+    "ERROR",
     "INJECTED",
+    "RESULT",
     "AnyTask",
     "Backoff",
     "BrokerError",

@@ -14,6 +14,7 @@ from typing import Any, Final, TypedDict, cast
 from litestar.di import Provide
 
 from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.follow_ups import MOST, BoundCall
 from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff
 
@@ -91,14 +92,25 @@ class RegistryOptions(SharedOptions, total=False):
     first, then the registry's and the task's. Defaults to none."""
 
 
-class TaskOptions(RegistryOptions, total=False):
+class FollowUpOptions(TypedDict, total=False):
+    """What tasks and calls take."""
+
+    on_success: BoundCall | Sequence[BoundCall]
+    """The call, or calls, that are enqueued when the job is complete: ``other.bind(receipt=RESULT)``. Defaults to
+    none."""
+    on_failure: BoundCall | Sequence[BoundCall]
+    """The call, or calls, that are enqueued when the job ends otherwise, unless it is discarded by its own task:
+    ``third.bind(why=ERROR)``. Defaults to none."""
+
+
+class TaskOptions(RegistryOptions, FollowUpOptions, total=False):
     """What ``@task(…)`` takes."""
 
     name: str
     """The task's name, by which it is enqueued and stored. Defaults to the function's name."""
 
 
-class EnqueueOptions(SharedOptions, total=False):
+class EnqueueOptions(SharedOptions, FollowUpOptions, total=False):
     """What ``using(…)`` takes."""
 
     delay: float | timedelta
@@ -121,6 +133,8 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "expires": None,
     "failed_ttl": 604_800.0,
     "tag": None,
+    "on_success": (),
+    "on_failure": (),
     "backoff": DEFAULT_BACKOFF,
     "retry_on": (Exception,),
     "discard_on": (),
@@ -284,6 +298,18 @@ check_middleware: Final = _check_callables("functions async def (job, call_next)
 check_on_enqueue: Final = _check_callables("plain functions def (spec)", is_async=False)
 
 
+def _check_follow_ups(value: Any, subject: str) -> tuple[BoundCall, ...]:
+    calls: tuple[Any, ...] = tuple(value) if isinstance(value, Sequence) else (value,)
+    for call in calls:
+        if isinstance(call, str) or not isinstance(call, BoundCall):
+            raise ConfigurationError(f"{subject} is {value!r}; give a bound call, other_task.bind(…), or a list of them")
+    if len(calls) > MOST:
+        raise ConfigurationError(
+            f"{subject} holds {len(calls)} calls; up to {MOST} can follow one job. Let one of them enqueue the others"
+        )
+    return calls
+
+
 def _check_int(low: int, high: int) -> Callable[[Any, str], int]:
     def check(value: Any, subject: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -316,4 +342,6 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "tag": _check_tag,
     "delay": _check_duration,
     "run_at": check_run_at,
+    "on_success": _check_follow_ups,
+    "on_failure": _check_follow_ups,
 }

@@ -18,9 +18,10 @@ from saq.types import Context
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from litestar_tasks.attachment import Attachment
-from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, unstorable
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, could_become, json_size, unstorable
 from litestar_tasks.current import CurrentJob
-from litestar_tasks.exceptions import DependencyError, InvalidTaskError
+from litestar_tasks.exceptions import ConfigurationError, DependencyError, InvalidTaskError, PayloadError
+from litestar_tasks.follow_ups import FOLLOW_UPS, stored_follow_ups
 from litestar_tasks.job import JobHandle, JobSpec
 from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
@@ -122,6 +123,7 @@ class AnyTask:
         self.takes_context = any(parameter.kind is Kind.CONTEXT for parameter in self.parameters)
         self.job_parameters = [parameter.name for parameter in self.parameters if parameter.kind is Kind.JOB]
         self._result = self._compile_result(hooks)
+        self._check_follow_ups(self._levels)
 
     @property
     def resolved(self) -> bool:
@@ -192,13 +194,9 @@ class AnyTask:
         run_at = options.get("run_at")
         if options.get("delay"):
             run_at = datetime.now(UTC) + timedelta(seconds=options["delay"])
-        return JobSpec(
-            task=self.name,
-            kwargs=payload,
-            key=options.get("key"),
-            run_at=run_at,
-            **_stored_options({**self._levels, **options}, run_at),
-        )
+        stored = _stored_options({**self._levels, **options}, run_at)
+        self._check_size(stored["meta"].get(FOLLOW_UPS))
+        return JobSpec(task=self.name, kwargs=payload, key=options.get("key"), run_at=run_at, **stored)
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[..., Any]:
         """The task with options for one or more calls: ``my_task.using(delay=60).enqueue(user_id=1)``.
@@ -209,7 +207,20 @@ class AnyTask:
         Raises:
             ConfigurationError: An unknown option, or a value that cannot work.
         """
-        return Enqueuer(self, check_options(options, EnqueueOptions, subject=f"task {self.name!r}"))
+        return Enqueuer(self, self.call_options({}, options))
+
+    def call_options(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """Checked options of a call, and further ones that win over them.
+
+        Raises:
+            ConfigurationError: An unknown option, or a value that cannot work.
+        """
+        checked = check_options(new, EnqueueOptions, subject=f"task {self.name!r}")
+        if "on_success" in checked or "on_failure" in checked:
+            self._check_follow_ups(checked)
+        # delay and run_at are two spellings of one option: the later one replaces the earlier, however it was spelt.
+        replaced: set[str] = {"delay", "run_at"} if checked.keys() & {"delay", "run_at"} else set()
+        return {**{name: value for name, value in old.items() if name not in replaced}, **checked}
 
     def bind(self, /, *args: Any, **kwargs: Any) -> Call[Any]:
         """A call that is validated now and enqueued later, alone or with others by ``enqueue_many``.
@@ -217,7 +228,7 @@ class AnyTask:
         Raises:
             PayloadError: The arguments do not fit the signature.
         """
-        return Call(self, self.payload.encode(args, kwargs), {})
+        return Call(self, *self.payload.bind(args, kwargs), {})
 
     async def enqueue(self, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
         """Enqueue a call of the task. Once this has returned, the job will run.
@@ -264,6 +275,16 @@ class AnyTask:
         """Pickle by reference, so that a spawned process finds its own registry's task."""
         return load, (self.fn.__module__, self.fn.__qualname__, self.name)
 
+    def _check_size(self, follow_ups: Any) -> None:
+        limit = self._levels["payload_limit"]
+        if follow_ups and (size := json_size(follow_ups)) > limit:
+            raise PayloadError(
+                self.name,
+                f"the calls of on_success and on_failure have {size:,} bytes as JSON, with their own follow-ups, and "
+                f"{limit:,} are allowed; let them take ids of data that is stored elsewhere, or raise the task's "
+                "payload_limit",
+            )
+
     def _compile_result(self, hooks: Hooks) -> Codec[Any]:
         try:
             if (foreign := unstorable(self._returns, hooks)) is not None:
@@ -274,6 +295,13 @@ class AnyTask:
                 f"task {self.name!r} ({self.source}): its result cannot be stored: {error}; return data that JSON can "
                 "hold, such as an id"
             ) from error
+
+    def _check_follow_ups(self, options: Mapping[str, Any]) -> None:
+        """Refuse placeholders that cannot be filled with what this task's jobs have when they end."""
+        for call in options.get("on_success", ()):
+            call.check_takes("on_success", "result", self._returns, f"what task {self.name!r} returns")
+        for call in options.get("on_failure", ()):
+            call.check_takes("on_failure", "error", str, "the error, which is a text,")
 
     def _refuse_unfilled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         given = inspect.signature(self.fn).bind_partial(*args, **kwargs)
@@ -309,21 +337,24 @@ class Enqueuer(Generic[P, R]):
 
     def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """A call with these options; see ``Task.bind``."""
-        return Call(self._task, self._task.payload.encode(args, kwargs), self._options)
+        return Call(self._task, *self._task.payload.bind(args, kwargs), self._options)
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[P, R]:
         """The same with further options; the later ones win."""
-        return Enqueuer(self._task, _merge(self._task, self._options, options))
+        return Enqueuer(self._task, self._task.call_options(self._options, options))
 
 
 class Call(Generic[R_co]):
     """A task with its arguments and options, validated and not enqueued yet. Made by ``bind``."""
 
-    __slots__ = ("_options", "_payload", "_task")
+    __slots__ = ("_options", "_payload", "_takes", "_task")
 
-    def __init__(self, task: AnyTask, payload: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, task: AnyTask, payload: Mapping[str, Any], takes: Mapping[str, str], options: Mapping[str, Any]
+    ) -> None:
         self._task = task
         self._payload = payload
+        self._takes = takes
         self._options = options
 
     async def enqueue(self) -> JobHandle[R_co]:
@@ -341,11 +372,67 @@ class Call(Generic[R_co]):
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Self:
         """The same call with further options; the later ones win."""
-        return type(self)(self._task, self._payload, _merge(self._task, self._options, options))
+        return type(self)(self._task, self._payload, self._takes, self._task.call_options(self._options, options))
 
     def spec(self) -> JobSpec:
-        """What a queue stores of it."""
+        """What a queue stores of it.
+
+        Raises:
+            PayloadError: It has a placeholder among its arguments, or more follow-ups than its payload may have bytes.
+        """
+        if self._takes:
+            name, what = next(iter(self._takes.items()))
+            raise PayloadError(
+                self._task.name,
+                f"{what.upper()} stands for the {what} of a job that this one follows; attach the call to that one: "
+                "other_task.using(on_success=…) or on_failure",
+                path=name,
+            )
         return self._task.stored_spec(self._payload, self._options)
+
+    def follow_up(self) -> dict[str, Any]:
+        """The call as it is stored with the job that it follows."""
+        option = functools.partial(self._task.option, given=self._options)
+        later = {name: value for name, value in self._options.items() if name not in ("delay", "run_at")}
+        spec = self._task.stored_spec(self._payload, {**later, "expires": None})
+        run_at = self._options.get("run_at")
+        stored = {
+            "takes": dict(self._takes),
+            "key": spec.key,
+            "delay": self._options.get("delay"),
+            "run_at": run_at and run_at.timestamp(),
+            "expires": option("expires"),
+            "meta": spec.meta,
+        }
+        return {
+            "task": self._task.name,
+            "queue": self.queue,
+            "kwargs": spec.kwargs,
+            "timeout": spec.timeout,
+            "max_attempts": spec.max_attempts,
+            "ttl": spec.ttl,
+            "priority": spec.priority,
+            **{name: value for name, value in stored.items() if value},
+        }
+
+    def check_takes(self, option: str, known: str, annotation: Any, what: str) -> None:
+        """Refuse placeholders that cannot be filled.
+
+        Args:
+            option: What the call was given for.
+            known: Which placeholder can be filled there.
+            annotation: The type of what it stands for.
+            what: That, in words.
+
+        Raises:
+            ConfigurationError: Another placeholder, or an argument that can take no such value.
+        """
+        for name, placeholder in self._takes.items():
+            where = f"{option}: {self._task.name}.bind({name}={placeholder.upper()})"
+            if placeholder != known:
+                raise ConfigurationError(f"{where}: there is no {placeholder} then; it may take {known.upper()}")
+            if not could_become(annotation, wanted := self._task.payload.annotation(name)):
+                raise ConfigurationError(f"{where}: {what} is {_shown(annotation)}; {name!r} takes {_shown(wanted)}")
 
     @property
     def queue(self) -> str:
@@ -419,6 +506,8 @@ def _stored_options(levels: Mapping[str, Any], run_at: datetime | None = None) -
     # Those for which SAQ's record has no field travel in its meta, where they are not the default.
     beside = ("at_most_once", "max_losses", "failed_ttl", "tag")
     meta = {name: levels[name] for name in beside if levels[name] != DEFAULTS[name]}
+    if levels["on_success"] or levels["on_failure"]:
+        meta.update(stored_follow_ups(levels["on_success"], levels["on_failure"]))
     if levels["expires"] is not None:
         meta["expires"] = round(max(time.time(), run_at.timestamp() if run_at else 0) + levels["expires"], 3)
     return {
@@ -431,11 +520,8 @@ def _stored_options(levels: Mapping[str, Any], run_at: datetime | None = None) -
     }
 
 
-def _merge(task: AnyTask, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    checked = check_options(new, EnqueueOptions, subject=f"task {task.name!r}")
-    # delay and run_at are two spellings of one option: the later one replaces the earlier, however it was spelt.
-    replaced: set[str] = {"delay", "run_at"} if checked.keys() & {"delay", "run_at"} else set()
-    return {**{name: value for name, value in old.items() if name not in replaced}, **checked}
+def _shown(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def refuse_unnameable(fn: object, *, allow_local: bool) -> None:

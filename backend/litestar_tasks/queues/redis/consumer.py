@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Awaitable, Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -16,6 +16,7 @@ from saq.job import Status
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.queues import records
 from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, WorkerHooks
+from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.presence import this_process
 from litestar_tasks.queues.redis.cycles import Claims, Cycles, Limits, Operation
@@ -24,6 +25,7 @@ from litestar_tasks.queues.redis.lease import LeaseThread
 from litestar_tasks.queues.redis.lua import LIMIT, Script
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.recovery import Recovery
+from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ class Consumer:
         limits: What is kept of finished jobs.
         worker_id: The worker's name in records.
         hooks: How the worker is called back.
+        deliver: Enqueues what is to follow jobs that have ended; see ``Relay``.
     """
 
     def __init__(
@@ -84,6 +87,7 @@ class Consumer:
         limits: Limits,
         worker_id: str,
         hooks: WorkerHooks,
+        deliver: Callable[[], Awaitable[bool]],
     ) -> None:
         self._queue = queue
         self._layout = layout
@@ -120,6 +124,7 @@ class Consumer:
             endpoint, layout, lease=terms.lease, every=terms.renew_every, report=self._report_from_thread
         )
         self._recovery = Recovery(self, endpoint, layout, outage, terms=terms, limits=limits)
+        self._relay = Relay(layout.name, deliver, every=terms.lease / 3)
 
     async def open(self) -> None:
         """Register, and begin to renew, to listen and to recover.
@@ -141,6 +146,7 @@ class Consumer:
         self._lease.start()
         self._cycles.start()
         self._recovery.start()
+        self._relay.start()
         self._announcements.add(self._layout.key("ctl"), self._command)
 
     # Claims
@@ -272,7 +278,9 @@ class Consumer:
             if self._updates.get(operation.token) is operation:
                 del self._updates[operation.token]
         else:
-            self._claims.pop(operation.token, None)
+            job = self._claims.pop(operation.token, None)
+            if job is not None and has_follow_ups(job):
+                self._relay.tell()
             self._settling.discard(operation.token)
             self._aborting.discard(operation.token)
             self._retire()
@@ -423,6 +431,8 @@ class Consumer:
             self._abort(int(token), reason)
         elif verb in (b"pause", b"resume"):
             self._cycles.pause(verb == b"pause")
+        elif verb == b"owed":
+            self._relay.tell()
 
     def _abort(self, token: int, reason: bytes) -> None:
         job = self._claims.get(token)
@@ -445,6 +455,7 @@ class Consumer:
         self._announcements.remove(self._layout.key("ctl"), self._command)
         await self._recovery.close()
         sent = await self._cycles.close(_CLOSE)
+        await self._relay.close()
         if self._checks:
             await asyncio.wait(self._checks, timeout=1)
         kept = {token for token, job in self._claims.items() if job.key in keep}

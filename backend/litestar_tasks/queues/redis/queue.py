@@ -203,6 +203,35 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
         """Store many jobs, in order; see ``TaskQueue.store``."""
         return await self._producer.store_many([(job, once) for job in jobs])
 
+    async def store_again(self, job: Job) -> None:
+        """Store a job that may have been stored, and may have run, though whoever stored it was not told."""
+        await self._producer.store_again(job)
+
+    async def owes(self) -> bool:
+        """See ``TaskQueue.owes``."""
+        with self._answering():
+            return bool(await self._command("EXISTS", self._layout.key("owed")))
+
+    async def _deliver(self) -> bool:
+        """Enqueue some of what is to follow jobs that have ended.
+
+        What goes to another queue, whose keys may be on another node, is stored there first. Should this process die
+        before the rest, whoever comes after it stores it again, which the queue there recognizes.
+        """
+        with self._answering():
+            _, entries = await self._command("HSCAN", self._layout.key("owed"), 0, "COUNT", 10)
+            for number, document in entries.items():
+                try:
+                    following = self.follow_ups_of(records.restore(Job, self, document))
+                except Exception as error:  # whatever a foreign record holds, the others are not to wait for it
+                    logger.error("queue %r: what follows a job cannot be read, and is given up: %s", self.name, error)
+                    following = []
+                for queue, job in following:
+                    if queue is not self:
+                        await cast("RedisQueue", queue).store_again(job)
+                await self._producer.store_owed(number, [job for queue, job in following if queue is self])
+        return bool(entries)
+
     async def _enqueue(self, job: Job) -> Job | None:
         submission = await self.store(job)
         return None if submission.deduplicated else submission.job
@@ -425,6 +454,7 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
             limits=self._limits,
             worker_id=worker_id,
             hooks=hooks,
+            deliver=self._deliver,
         )
         await consumer.open()
         self._consumer = consumer

@@ -1,18 +1,23 @@
 -- Store new jobs, in order.
 --
--- ARGV: prefix, then for each job: id, document, moment (ms; 0 or past: now), priority, max_losses (0: the queue's), mode.
+-- ARGV: prefix, owed, then for each job: id, document, moment (ms; 0 or past: now), priority, max_losses (0: the queue's),
+-- 1 if others follow it, mode.
+-- Owed is '' for what somebody enqueues. Otherwise it names what is owed of a job that has ended, and these jobs are all
+-- that follows it into this queue, perhaps none: they are stored only if it is still owed, and it is not any more then.
 -- Mode 'new' refuses the id of a job that is not finished; 'once' also one whose record is still there. 'again:<ms>' is
 -- a job of that moment that may have been stored by an earlier call, and may have run since: it refuses its own record,
 -- and not that of an earlier job of the same id.
--- Answer: for each job 1, or the document that stands in its way ('' where there is none).
+-- Answer: for each job 1, or the document that stands in its way ('' where there is none). Nothing where it is not owed.
 
-local STRIDE = 6
-local count = (#ARGV - 1) / STRIDE
-if count < 1 or count > LIMIT or count ~= math.floor(count) then return reject('enqueue: wrong number of arguments') end
+local STRIDE, HEADER = 7, 2
+local owed, count = ARGV[2], (#ARGV - HEADER) / STRIDE
+if not owed or count < 0 or count > LIMIT or count ~= math.floor(count) or count == 0 and owed == '' then
+  return reject('enqueue: wrong number of arguments')
+end
 local ids = {}
 for k = 1, count do
-  local at = 2 + (k - 1) * STRIDE
-  local id, moment, priority, losses, mode = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), ARGV[at + 5]
+  local at = HEADER + 1 + (k - 1) * STRIDE
+  local id, moment, priority, losses, mode = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), ARGV[at + 6]
   if id == '' or not moment or not losses or losses < 0 then return reject('enqueue: job ' .. k .. ' is malformed') end
   if not priority or priority ~= math.floor(priority) then return reject('enqueue: job ' .. k .. ' has no whole priority') end
   if mode ~= 'new' and mode ~= 'once' and not string.match(mode or '', '^again:%d+$') then return reject('enqueue: job ' .. k .. ' has no mode') end
@@ -25,15 +30,16 @@ local function stands(id, mode)
   return string.find(call('GET', id), '"queued":' .. string.sub(mode, 7), 1, true) ~= nil
 end
 
+if owed ~= '' and call('HDEL', prefix .. 'owed', owed) == 0 or count == 0 then return {} end
 local states = call('ZMSCORE', incomplete, unpack(ids))
 local some_exist = call('EXISTS', unpack(ids)) > 0
 local now = now_ms()
 local answer, seen, documents, entries, ready, reborn = {}, {}, {}, {}, {}, {}
 local bell = false
 for k = 1, count do
-  local at, id = 2 + (k - 1) * STRIDE, ids[k]
+  local at, id = HEADER + 1 + (k - 1) * STRIDE, ids[k]
   local exists = some_exist and call('EXISTS', id) == 1
-  if states[k] or seen[id] or (exists and stands(id, ARGV[at + 5])) then
+  if states[k] or seen[id] or (exists and stands(id, ARGV[at + 6])) then
     answer[k] = false
   else
     seen[id], answer[k] = true, 1
@@ -50,6 +56,7 @@ for k = 1, count do
     end
     entries[#entries + 1] = id
     if tonumber(ARGV[at + 3]) ~= 0 then call('HSET', prefix .. 'prio', id, integer(tonumber(ARGV[at + 3]))) end
+    if ARGV[at + 5] == '1' then call('HSET', prefix .. 'follows', id, 1) end
     if tonumber(ARGV[at + 4]) ~= 0 then call('HSET', prefix .. 'max_losses', id, integer(tonumber(ARGV[at + 4]))) end
   end
 end

@@ -1,10 +1,10 @@
 -- Give jobs that have ended a new life at the tail, and make those that wait for their next attempt ready now.
 --
 -- ARGV: prefix, then for each job: id, SHA-1 of the record that the new one was made of ('' for none), new record,
---   priority, max_losses (0: the queue's).
+--   priority, max_losses (0: the queue's), 1 if others follow it.
 -- Answer: for each job 1, or 0 where it does not wait for an attempt and its record is another one by now.
 
-local STRIDE = 5
+local STRIDE = 6
 local count = (#ARGV - 1) / STRIDE
 if count < 1 or count > LIMIT or count ~= math.floor(count) then return reject('rerun: wrong number of arguments') end
 for k = 1, count do
@@ -30,6 +30,7 @@ for k = 1, count do
         call('SET', id, ARGV[at + 2])
         if priority ~= 0 then call('HSET', prefix .. 'prio', id, integer(priority)) end
         if losses ~= 0 then call('HSET', prefix .. 'max_losses', id, integer(losses)) end
+        if ARGV[at + 5] == '1' then call('HSET', prefix .. 'follows', id, 1) end
         reborn[#reborn + 1] = id
       end
     end
