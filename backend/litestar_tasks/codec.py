@@ -264,8 +264,15 @@ _FORMS: Final[Sequence[tuple[tuple[type, ...], set[str], set[str]]]] = (
     ((types.FloatType,), {"float"}, {"float", "int"}),
     ((types.DecimalType,), {"str"}, {"str", "float", "int"}),
     (
-        (types.StrType, types.BytesType, types.UUIDType)
-        + (types.DateTimeType, types.DateType, types.TimeType, types.TimeDeltaType),
+        (
+            types.StrType,
+            types.BytesType,
+            types.UUIDType,
+            types.DateTimeType,
+            types.DateType,
+            types.TimeType,
+            types.TimeDeltaType,
+        ),
         {"str"},
         {"str"},
     ),

@@ -302,7 +302,9 @@ def _check_follow_ups(value: Any, subject: str) -> tuple[BoundCall, ...]:
     calls: tuple[Any, ...] = tuple(value) if isinstance(value, Sequence) else (value,)
     for call in calls:
         if isinstance(call, str) or not isinstance(call, BoundCall):
-            raise ConfigurationError(f"{subject} is {value!r}; give a bound call, other_task.bind(…), or a list of them")
+            raise ConfigurationError(
+                f"{subject} is {value!r}; give a bound call, other_task.bind(…), or a list of them"
+            )
     if len(calls) > MOST:
         raise ConfigurationError(
             f"{subject} holds {len(calls)} calls; up to {MOST} can follow one job. Let one of them enqueue the others"

@@ -98,14 +98,17 @@ async def test_a_result_is_handed_to_what_follows(make: MakeQueue, registry: Reg
         await heard(3)
         (child,) = [key for key in await listed(queue, "complete") if key != parent.key]
         job = await queue.job(child)
-        assert job is not None and job.meta[PARENT] == parent.id
+        assert job is not None
+        assert job.meta[PARENT] == parent.id
 
 
 async def test_an_error_is_handed_to_what_follows_and_only_the_last_one(make: MakeQueue, registry: Registry) -> None:
     queue = await make(registry=registry)
     async with working(queue, registry):
         call = registry.get_task("divide").using(
-            on_success=tell(registry, RESULT), on_failure=[tell(registry, ERROR), tell(registry, "again")], max_attempts=3
+            on_success=tell(registry, RESULT),
+            on_failure=[tell(registry, ERROR), tell(registry, "again")],
+            max_attempts=3,
         )
         await queue.submit(call.bind(by=0).spec())
 
@@ -114,7 +117,8 @@ async def test_an_error_is_handed_to_what_follows_and_only_the_last_one(make: Ma
 
         await eventually(two)
         await asyncio.sleep(0.1)
-    assert len(told) == 2 and "again" in told
+    assert len(told) == 2
+    assert "again" in told
     assert any("ZeroDivisionError" in one for one in told)
 
 
@@ -291,7 +295,8 @@ async def test_a_job_that_takes_its_workers_with_it_is_followed(
     queue = await make(registry=registry, lease=1.0, max_losses=1)
     await Hand(queue).open()
     (after,) = await waiting(queue, 1)
-    assert after.kwargs is not None and "poison" in after.kwargs["what"]
+    assert after.kwargs is not None
+    assert "poison" in after.kwargs["what"]
     assert (await queue.job("poison") or after).status is Status.FAILED
 
 

@@ -41,7 +41,10 @@ def successors(job: Job) -> Iterator[tuple[str, JobSpec]]:
 def apply_to_follow_ups(spec: JobSpec, change: Callable[[JobSpec], None]) -> None:
     """Let hooks see the calls that are stored with a call: from here on nobody else will be asked about them."""
     stored: dict[str, Any] = spec.meta[FOLLOW_UPS]
-    spec.meta = {**spec.meta, FOLLOW_UPS: {end: [_changed(one, change) for one in calls] for end, calls in stored.items()}}
+    spec.meta = {
+        **spec.meta,
+        FOLLOW_UPS: {end: [_changed(one, change) for one in calls] for end, calls in stored.items()},
+    }
 
 
 def _changed(stored: dict[str, Any], change: Callable[[JobSpec], None]) -> dict[str, Any]:

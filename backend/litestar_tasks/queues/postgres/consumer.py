@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,6 +17,7 @@ from saq.job import Status
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.queues import records, retention
 from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, WorkerHooks
+from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of, rejects
 from litestar_tasks.queues.postgres.lease import LeaseThread
 from litestar_tasks.queues.postgres.settling import Operation, Settling
@@ -36,6 +37,7 @@ from litestar_tasks.queues.postgres.statements import (
 )
 from litestar_tasks.queues.postgres.upkeep import Upkeep
 from litestar_tasks.queues.presence import this_process
+from litestar_tasks.queues.relay import Relay
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
@@ -89,6 +91,7 @@ class Consumer:
         terms: The lease, and what is kept.
         worker_id: The worker's name in records.
         hooks: How the worker is called back.
+        deliver: Enqueues what is to follow jobs that have ended; see ``Relay``.
     """
 
     def __init__(
@@ -103,6 +106,7 @@ class Consumer:
         terms: Terms,
         worker_id: str,
         hooks: WorkerHooks,
+        deliver: Callable[[], Awaitable[bool]],
     ) -> None:
         self._queue = queue
         self._name = queue.name
@@ -134,6 +138,7 @@ class Consumer:
             endpoint, self._name, lease=terms.lease, every=terms.renew_every, report=self._report_from_thread
         )
         self._upkeep = Upkeep(self, self._name, reader, outage, announcer, terms=terms, here=self._process)
+        self._relay = Relay(self._name, deliver, every=terms.lease / 3)
 
     async def open(self) -> None:
         """Register, and begin to renew, to listen and to recover.
@@ -151,6 +156,7 @@ class Consumer:
             raise BrokerError(f"Postgres at {self._endpoint.address}: {reason_of(error)}") from error
         self._lease.start()
         self._upkeep.start()
+        self._relay.start()
         self._listener.add(self._announcer.work, self._command)
 
     # Claims
@@ -330,7 +336,9 @@ class Consumer:
             if self._updates.get(operation.token) is operation:
                 del self._updates[operation.token]
         else:
-            self._claims.pop(operation.token, None)
+            job = self._claims.pop(operation.token, None)
+            if job is not None and has_follow_ups(job):
+                self._relay.tell()
             self._busy.discard(operation.token)
             self._aborting.discard(operation.token)
         if status is not None:
@@ -492,6 +500,9 @@ class Consumer:
             return
         if verb == "recover":
             self._upkeep.hurry()
+        if verb == "owed":
+            self._relay.tell()
+            return
         self._stir.set()
 
     async def _look_for_aborts(self) -> None:
@@ -522,6 +533,7 @@ class Consumer:
             await asyncio.wait(self._tasks, timeout=0.1 if self._outage.lasting else _CLOSE)
             await asyncio.sleep(0)
         sent = await self._settling.close(_CLOSE)
+        await self._relay.close()
         kept = {token for token, job in self._claims.items() if job.key in keep}
         released = await self._leave(kept) if sent else False
         if not kept:

@@ -13,7 +13,8 @@ from saq.job import Job
 from litestar_tasks.exceptions import BrokerError, PayloadError, QueueUnavailableError
 from litestar_tasks.job import Submission
 from litestar_tasks.queues import records
-from litestar_tasks.queues.postgres.connection import Away, reason_of, rejects
+from litestar_tasks.queues.following import has_follow_ups
+from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of, rejects
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.statements import ENQUEUE_MANY, ENQUEUE_ONE, READ
 
@@ -115,6 +116,16 @@ class Producer:
                     flight.cancel()
                     await asyncio.gather(flight, return_exceptions=True)
         return submissions
+
+    async def store_within(self, connection: Connection, jobs: Sequence[Job]) -> None:
+        """Store jobs as a part of somebody's transaction, but for those whose keys are taken.
+
+        Raises:
+            PayloadError: Postgres cannot hold one of them.
+            psycopg.Error: The server refuses one; the transaction is void.
+        """
+        for group in _groups([self._entry(job, once=False) for job in jobs]):
+            await execute(connection, *_statement(self._queue.name, group))
 
     async def close(self) -> None:
         """Give up what is still to be sent."""
@@ -289,17 +300,18 @@ def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]
             entry.job.attempts,
             entry.job.function,
             tag_of(entry.job),
+            has_follow_ups(entry.job),
         )
         for entry in group
     ]
     if len(rows) == 1:
-        names = ("key", "job", "priority", "group_key", "due", "max_losses", "attempts", "task", "tag")
+        names = ("key", "job", "priority", "group_key", "due", "max_losses", "attempts", "task", "tag", "follows")
         return ENQUEUE_ONE, {
             "queue": queue,
             "once": group[0].refuses_ended,
             **dict(zip(names, rows[0], strict=True)),
         }
-    names = ("keys", "jobs", "priorities", "group_keys", "dues", "max_losses", "attempts", "tasks", "tags")
+    names = ("keys", "jobs", "priorities", "group_keys", "dues", "max_losses", "attempts", "tasks", "tags", "follows")
     columns = map(list, zip(*rows, strict=True))
     return ENQUEUE_MANY, {
         "queue": queue,

@@ -18,7 +18,7 @@ from saq.types import CountKind, ListenCallback, QueueInfo, WorkerInfo
 from saq.utils import now, uuid1
 
 from litestar_tasks.config import check_durability
-from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError
+from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError, TasksError
 from litestar_tasks.job import JobSpec, JobStatus, Submission
 from litestar_tasks.queues import records, retention
 from litestar_tasks.queues.base import FIELDS, ClaimedJob, LeaseState, Settlement, TaskQueue, WorkerHooks
@@ -26,7 +26,7 @@ from litestar_tasks.queues.operated import Operated
 from litestar_tasks.queues.operations import Capability, JobFilter
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.postgres import statements
-from litestar_tasks.queues.postgres.connection import Away, Endpoint, Refused, reason_of
+from litestar_tasks.queues.postgres.connection import Away, Connection, Endpoint, Refused, execute, reason_of, rejects
 from litestar_tasks.queues.postgres.consumer import Consumer, Terms
 from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
@@ -44,6 +44,8 @@ _PAGE: Final = 100
 _POLL: Final = 5.0
 """Seconds after which a waiter looks by itself, should the message that it waits for be lost."""
 _UNSURE_POLL: Final = 0.5
+_DELIVERED: Final = 20
+"""Jobs whose follow-ups are enqueued in one transaction."""
 _FIXED: Final = frozenset({"function", "key", "queue", "status", "worker_id"})
 
 
@@ -195,6 +197,56 @@ class PostgresQueue(Operated, TaskQueue):
     async def store_many(self, jobs: Sequence[Job], *, once: bool = False) -> list[Submission]:
         """Store many jobs, in order; see ``TaskQueue.store``."""
         return await self._producer.store_many([(job, once) for job in jobs])
+
+    async def owes(self) -> bool:
+        """See ``TaskQueue.owes``."""
+        with self._answering():
+            ((owes,),) = await self._reader.ask(statements.OWES, {"queue": self.name})
+        return bool(owes)
+
+    async def _deliver(self) -> bool:
+        """Enqueue some of what is to follow jobs that have ended, in whichever queue, in one transaction."""
+        try:
+            return await self._deliver_some(_DELIVERED)
+        except (psycopg.Error, TasksError) as error:
+            if isinstance(error, BrokerError):
+                raise
+        return await self._deliver_some(1, give_up=True)  # find out which, alone
+
+    async def _deliver_some(self, limit: int, *, give_up: bool = False) -> bool:
+        ready: set[PostgresQueue] = set()
+
+        async def deliver(connection: Connection) -> int:
+            async with connection.transaction():
+                rows = await execute(connection, statements.OWED, {"queue": self.name, "limit": limit})
+                try:
+                    async with connection.transaction():
+                        for queue, jobs in self._following(rows).items():
+                            await queue._producer.store_within(connection, jobs)
+                            ready.add(queue)
+                except (psycopg.Error, TasksError) as error:
+                    if not give_up or not (isinstance(error, TasksError) or rejects(error)):
+                        raise
+                    logger.error("queue %r: what follows a job is refused, and given up: %s", self.name, error)
+                await execute(connection, statements.PAID, {"numbers": [number for number, _ in rows]})
+            return len(rows)
+
+        count = await self._reader.run(deliver)
+        for queue in ready:
+            queue._announcer.ready()
+        return count == limit
+
+    def _following(self, rows: Sequence[tuple[int, bytes]]) -> dict[PostgresQueue, list[Job]]:
+        found: dict[PostgresQueue, list[Job]] = {}
+        for _, document in rows:
+            try:
+                following = self.follow_ups_of(records.restore(Job, self, document))
+            except Exception as error:  # whatever a foreign record holds, the others are not to wait for it
+                logger.error("queue %r: what follows a job cannot be read, and is given up: %s", self.name, error)
+                continue
+            for queue, job in following:
+                found.setdefault(cast("PostgresQueue", queue), []).append(job)
+        return found
 
     async def _enqueue(self, job: Job) -> Job | None:
         submission = await self.store(job)
@@ -420,6 +472,7 @@ class PostgresQueue(Operated, TaskQueue):
             terms=self._terms,
             worker_id=worker_id,
             hooks=hooks,
+            deliver=self._deliver,
         )
         await consumer.open()
         self._consumer = consumer
