@@ -43,8 +43,8 @@ _STORE: Final = f"""
 ON CONFLICT (queue, key) DO UPDATE SET
     job = excluded.job, status = 'queued', priority = excluded.priority, group_key = excluded.group_key,
     scheduled = excluded.scheduled, expire_at = NULL, position = excluded.position, task = excluded.task,
-    tag = excluded.tag, follows = excluded.follows, attempts = excluded.attempts, enqueued = now(), {_LET_GO}, losses = 0,
-    max_losses = excluded.max_losses, abort = NULL, ended = NULL, quarantined = false
+    tag = excluded.tag, follows = excluded.follows, attempts = excluded.attempts, enqueued = now(), {_LET_GO},
+    losses = 0, max_losses = excluded.max_losses, abort = NULL, ended = NULL, quarantined = false
 WHERE {JOBS}.status NOT IN ('queued', 'active') AND (NOT %(once)s OR {JOBS}.expire_at <= now())
 """
 
