@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, TypedDict, cast
+from typing import Any, Final, Literal, TypedDict, cast
 
 from litestar.di import Provide
 
@@ -81,6 +81,9 @@ class RegistryOptions(SharedOptions, total=False):
     result_limit: int
     """How many bytes of JSON the result may have; with a larger one the job fails, and is not run again. Defaults to
     1,048,576: 1 MiB."""
+    executor: Literal["thread", "process"]
+    """Where sync functions run: in threads of the worker, or in processes of their own, which can be killed, and whose
+    computing holds up nobody else. Has no effect on async functions. Defaults to "thread"."""
     dependencies: Mapping[str, Provide | Callable[..., Any]]
     """Litestar providers by the name of the parameter that they supply, before those of the app. A task has its own
     and its registry's. Defaults to none."""
@@ -140,6 +143,7 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "discard_on": (),
     "payload_limit": 262_144,
     "result_limit": 1_048_576,
+    "executor": "thread",
     "dependencies": {},
     "middleware": (),
     "on_enqueue": (),
@@ -258,6 +262,12 @@ def _check_errors(value: Any, subject: str) -> tuple[type[Exception], ...]:
     return kinds
 
 
+def _check_executor(value: Any, subject: str) -> str:
+    if value not in ("thread", "process"):
+        raise ConfigurationError(f"{subject} is {value!r}; give 'thread' or 'process'")
+    return cast("str", value)
+
+
 def _check_dependencies(value: Any, subject: str) -> dict[str, Provide]:
     if not isinstance(value, Mapping):
         raise ConfigurationError(f"{subject} is {value!r}; give a mapping of names to providers")
@@ -338,6 +348,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "discard_on": _check_errors,
     "payload_limit": _check_int(1, 512 * 2**20),
     "result_limit": _check_int(1, 512 * 2**20),
+    "executor": _check_executor,
     "dependencies": _check_dependencies,
     "middleware": check_middleware,
     "on_enqueue": check_on_enqueue,

@@ -20,7 +20,13 @@ from typing_extensions import ParamSpec, TypeVar, Unpack
 from litestar_tasks.attachment import Attachment
 from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, could_become, json_size, unstorable
 from litestar_tasks.current import CurrentJob
-from litestar_tasks.exceptions import ConfigurationError, DependencyError, InvalidTaskError, PayloadError
+from litestar_tasks.exceptions import (
+    ConfigurationError,
+    DeclarationError,
+    DependencyError,
+    InvalidTaskError,
+    PayloadError,
+)
 from litestar_tasks.follow_ups import FOLLOW_UPS, stored_follow_ups
 from litestar_tasks.job import JobHandle, JobSpec
 from litestar_tasks.middleware import EnqueueHook, Middleware
@@ -68,6 +74,7 @@ class AnyTask:
         name: The name by which it is enqueued and stored.
         fn: The function.
         registry: The registry that it belongs to.
+        executor: Where it runs if it is sync: "thread" or "process"; None for an async one.
         options: The options that the decorator was given, checked, durations in seconds.
     """
 
@@ -91,6 +98,7 @@ class AnyTask:
         self.middleware: tuple[Middleware, ...] = _both("middleware", registry.defaults, self.options)
         self.on_enqueue: tuple[EnqueueHook, ...] = _both("on_enqueue", registry.defaults, self.options)
         self.is_async = inspect.iscoroutinefunction(fn)
+        self.executor: str | None = None if self.is_async else self._levels["executor"]
         if self.is_async:
             _mark_as_coroutine_function(self)
         self._payload: Payload | None = None
@@ -124,6 +132,7 @@ class AnyTask:
         self.job_parameters = [parameter.name for parameter in self.parameters if parameter.kind is Kind.JOB]
         self._result = self._compile_result(hooks)
         self._check_follow_ups(self._levels)
+        self._check_executor()
 
     @property
     def resolved(self) -> bool:
@@ -302,6 +311,34 @@ class AnyTask:
             call.check_takes("on_success", "result", self._returns, f"what task {self.name!r} returns")
         for call in options.get("on_failure", ()):
             call.check_takes("on_failure", "error", str, "the error, which is a text,")
+
+    def _check_executor(self) -> None:
+        """Refuse what could not run where its executor says."""
+        where = f"task {self.name!r} ({self.source}): executor={self._levels['executor']!r}"
+        if self.is_async and "executor" in self.options:
+            raise InvalidTaskError(f"{where} is for sync functions, and this one is async; write def, or leave it out")
+        if self.executor != "process":
+            return
+        if self.fn.__module__ == "__main__" or "<locals>" in self.fn.__qualname__:
+            raise InvalidTaskError(
+                f"{where} needs a function that another process can import, and {self.fn.__qualname__!r} is part of "
+                f"{'the program' if self.fn.__module__ == '__main__' else 'another function'}; move it to a module"
+            )
+        try:
+            # As that process will see it: there is no app there.
+            parameters, _ = read_parameters(
+                self.fn, name=self.name, job_type=CurrentJob, supplied=self.dependencies.keys(), namespace={}
+            )
+            self._compile_result(_NO_HOOKS)
+        except DeclarationError as error:
+            raise InvalidTaskError(f"{where}: its types have to be known without the app: {error}") from error
+        for parameter in parameters:
+            if parameter.kind in _SUPPLIED:
+                raise InvalidTaskError(
+                    f"{where}: parameter {parameter.name!r} is supplied by the worker, and does not exist in another "
+                    "process; take it out, and do what needs it in an async task that awaits this one, or use "
+                    "executor='thread'"
+                )
 
     def _refuse_unfilled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         given = inspect.signature(self.fn).bind_partial(*args, **kwargs)

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -20,6 +21,7 @@ from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
 from litestar_tasks.redaction import masked_end, masked_text
 from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, pause_after
 from litestar_tasks.worker.deadlines import Deadlines
+from litestar_tasks.worker.pool import UnstorableResultError
 
 if TYPE_CHECKING:
     from saq.types import Context
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
     from litestar_tasks.task import AnyTask
     from litestar_tasks.worker.dependencies import Dependencies
+    from litestar_tasks.worker.pool import ProcessPool
 
 __all__ = ("Execution", "Outcome")
 
@@ -69,6 +72,7 @@ class Execution:
         registry: The tasks.
         dependencies: What the tasks need beside their payload.
         threads: Where sync tasks run.
+        processes: Where those run that have ``executor="process"``.
         middleware: What wraps every attempt, before that of the registry and the task. Defaults to none.
     """
 
@@ -77,12 +81,14 @@ class Execution:
         registry: Registry,
         dependencies: Dependencies,
         threads: Executor,
+        processes: ProcessPool,
         middleware: Sequence[Middleware] = (),
     ) -> None:
         self._registry = registry
         self._middleware = tuple(middleware)
         self._dependencies = dependencies
         self._threads = threads
+        self._processes = processes
         self._deadlines = Deadlines()
         self.in_thread: set[int] = set()
         """Tokens of the jobs whose function is running in a thread, which nothing can stop."""
@@ -120,6 +126,8 @@ class Execution:
                 value = await call_through(chain, current, lambda: self._supplied(task, job, args, kwargs))
             else:
                 value = await self._supplied(task, job, args, kwargs)
+        except UnstorableResultError as error:
+            return _unstorable(task, job, error)
         except Exception as error:  # whatever a task raises is its outcome
             return _raised(task, job, error)
         finally:
@@ -128,10 +136,7 @@ class Execution:
         try:
             return Outcome(Settlement.COMPLETE, result=task.encode_result(value))
         except (TypeError, ValueError, RecursionError) as error:
-            # The work is done: to run it again would do it twice.
-            text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
-            logger.error("%s (job %s)", text, job.id)
-            return Outcome(Settlement.FAILED, error=text, reason="result")
+            return _unstorable(task, job, error)
 
     async def _supplied(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if not self._dependencies.needs(task):
@@ -141,12 +146,16 @@ class Execution:
 
     async def _call(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
         limit = job.timeout or None
-        if not task.is_async:
+        if task.executor == "thread":
             return await self._call_in_thread(task, job, args, kwargs, limit)
         if limit is None:
+            if task.executor == "process":
+                return task.result.decode(await self._processes.run(task, job.kwargs, nullcontext()))
             return await task.fn(*args, **kwargs)
         scope = self._deadlines.limit(limit)
         try:
+            if task.executor == "process":
+                return task.result.decode(await self._processes.run(task, job.kwargs, scope))
             with scope:
                 return await task.fn(*args, **kwargs)
         except TimeoutError as error:
@@ -195,6 +204,13 @@ class Execution:
             raise
         finally:
             self.in_thread.discard(job.token)
+
+
+def _unstorable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
+    # The work is done: to run it again would do it twice.
+    text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
+    logger.error("%s (job %s)", text, job.id)
+    return Outcome(Settlement.FAILED, error=text, reason="result")
 
 
 def _expired(job: ClaimedJob) -> Outcome | None:
