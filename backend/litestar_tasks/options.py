@@ -16,7 +16,7 @@ from litestar.di import Provide
 from litestar_tasks.exceptions import ConfigurationError
 from litestar_tasks.follow_ups import MOST, BoundCall
 from litestar_tasks.middleware import EnqueueHook, Middleware
-from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff
+from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff, Constant, Exponential, Linear
 
 __all__ = (
     "DEFAULTS",
@@ -62,19 +62,20 @@ class SharedOptions(TypedDict, total=False):
     tag: str | None
     """A short text of yours, such as a customer's number, by which jobs can be found; up to 100 characters. Defaults to
     none."""
-
-
-class RegistryOptions(SharedOptions, total=False):
-    """What ``@task(…)`` and ``Registry(…)`` take: also what is not stored with a job, but looked up by the worker."""
-
     backoff: Backoff
     """How long a retry waits: ``Constant``, ``Linear``, ``Exponential``, or a function of the number of the attempt
-    that failed. Defaults to Exponential(): a random time of at most 1 s, 2 s, 4 s, … and 300 s."""
+    that failed, which a call cannot have, as it is stored. Defaults to Exponential(): a random time of at most 1 s,
+    2 s, 4 s, … and 300 s."""
     retry_on: type[Exception] | tuple[type[Exception], ...]
     """The exceptions that a further attempt may mend; with any other one the job fails at once. A timeout is a
     ``TimeoutError``. Defaults to Exception: all of them."""
     discard_on: type[Exception] | tuple[type[Exception], ...]
     """The exceptions that make the job pointless: it is discarded. This wins over ``retry_on``. Defaults to none."""
+
+
+class RegistryOptions(SharedOptions, total=False):
+    """What ``@task(…)`` and ``Registry(…)`` take: also what is not stored with a job, but looked up by the worker."""
+
     payload_limit: int
     """How many bytes of JSON the arguments of a call may have; a larger one is refused when it is made. Defaults to
     262,144: 256 KiB."""
@@ -175,7 +176,10 @@ def check_options(options: Mapping[str, Any], kind: type, *, subject: str) -> di
         raise ConfigurationError(f"{subject}: unknown option {name!r}{hint}; known: {', '.join(sorted(known))}")
     if "delay" in options and "run_at" in options:
         raise ConfigurationError(f"{subject}: both delay and run_at were given; give one")
-    return {name: _CHECKS[name](value, f"{subject}: {name}") for name, value in options.items()}
+    checked = {name: _CHECKS[name](value, f"{subject}: {name}") for name, value in options.items()}
+    if kind is EnqueueOptions:
+        _check_storable(checked, subject)
+    return checked
 
 
 # What users of other libraries write for the same thing; the braces are for what they gave.
@@ -250,6 +254,22 @@ def _check_backoff(value: Any, subject: str) -> Backoff:
             "of the attempt"
         )
     return cast("Backoff", value)
+
+
+def _check_storable(options: Mapping[str, Any], subject: str) -> None:
+    """Refuse policies that cannot travel with a job: what the worker looks up with the task may be any code."""
+    if "backoff" in options and type(options["backoff"]) not in (Constant, Linear, Exponential):
+        raise ConfigurationError(
+            f"{subject}: backoff is {options['backoff']!r}, which cannot be stored with a job; give a call "
+            "Constant(…), Linear(…) or Exponential(…), and the task or the registry a function"
+        )
+    for name in ("retry_on", "discard_on"):
+        for one in options.get(name, ()):
+            if one.__module__ == "__main__":
+                raise ConfigurationError(
+                    f"{subject}: {name} holds {one.__name__}, which the worker knows by another name, as it is part of "
+                    "the program; move it to a module"
+                )
 
 
 def _check_errors(value: Any, subject: str) -> tuple[type[Exception], ...]:

@@ -32,6 +32,7 @@ from litestar_tasks.job import JobHandle, JobSpec
 from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
 from litestar_tasks.payload import INJECTED, Kind, Payload, read_parameters
+from litestar_tasks.retry import stored_policies
 
 __all__ = ("AnyTask", "Call", "ContextTask", "Enqueuer", "SyncContextTask", "Task", "enqueue_many", "refuse_unnameable")
 
@@ -204,6 +205,7 @@ class AnyTask:
         if options.get("delay"):
             run_at = datetime.now(UTC) + timedelta(seconds=options["delay"])
         stored = _stored_options({**self._levels, **options}, run_at)
+        stored["meta"].update(stored_policies(options))
         self._check_size(stored["meta"].get(FOLLOW_UPS))
         return JobSpec(task=self.name, kwargs=payload, key=options.get("key"), run_at=run_at, **stored)
 

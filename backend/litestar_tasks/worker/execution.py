@@ -19,7 +19,7 @@ from litestar_tasks.exceptions import PayloadError
 from litestar_tasks.middleware import Middleware, call_through
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
 from litestar_tasks.redaction import masked_end, masked_text
-from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, pause_after
+from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, holds, pause_after, restored_backoff
 from litestar_tasks.worker.deadlines import Deadlines
 from litestar_tasks.worker.pool import UnstorableResultError
 
@@ -235,9 +235,9 @@ def _raised(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
     if isinstance(error, Discard):
         return _discarded(task, job, error, masked_end(error.reason, _ERROR) or "its task gave no reason")
     if not isinstance(error, Retry):
-        if isinstance(error, task.option("discard_on")):
+        if _is_one_of("discard_on", task, job, error):
             return _discarded(task, job, error, _line(error))
-        if not isinstance(error, task.option("retry_on")):
+        if not _is_one_of("retry_on", task, job, error):
             return _failed(task, job, error, "its retry_on does not hold that exception")
     attempt = job.attempts + 1
     if attempt >= job.retries:
@@ -255,6 +255,12 @@ def _raised(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
         _line(error),
     )
     return Outcome(Settlement.RETRY, error=_traceback(error), delay=delay, error_type=type(error).__name__)
+
+
+def _is_one_of(option: str, task: AnyTask, job: ClaimedJob, error: Exception) -> bool:
+    """Whether an option of the call, or else of the task, holds an exception."""
+    names = job.meta.get(option) if job.meta else None
+    return holds(names, error) if isinstance(names, list) else isinstance(error, task.option(option))
 
 
 def _failed(task: AnyTask, job: ClaimedJob, error: Exception, why: str) -> Outcome:
@@ -282,7 +288,8 @@ def _discarded(task: AnyTask, job: ClaimedJob, error: Exception, reason: str) ->
 
 def _pause(task: AnyTask, job: ClaimedJob, attempt: int) -> float:
     try:
-        return pause_after(attempt, task.option("backoff"))
+        stored = job.meta.get("backoff") if job.meta else None
+        return pause_after(attempt, task.option("backoff") if stored is None else restored_backoff(stored))
     except Exception as error:  # a policy that cannot be asked must not cost the job
         logger.error(
             "task %r: its backoff is of no use after attempt %d; the default one is taken (job %s)\n%s",
