@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
 import os
 import re
@@ -199,6 +200,13 @@ class Field:
         ids = [job_id.decode() for queue in QUEUES for job_id in client.zrange(f"saq:{queue}:failed", 0, -1)]
         return {job_id.rpartition(":")[2]: client.get(job_id).decode() for job_id in ids}
 
+    def children(self) -> Counter[str]:
+        """How many follow-ups each job has, by its key."""
+        client: Any = self.server.client
+        records = [json.loads(client.get(name)) for name in client.scan_iter("saq:job:*", count=1000)]
+        parents = [record["meta"]["parent"] for record in records if "parent" in record.get("meta", {})]
+        return Counter(parent.rpartition(":")[2] for parent in parents)
+
     def leftovers(self) -> list[str]:
         """What the server still holds about jobs although all of them have an outcome."""
         client: Any = self.server.client
@@ -210,7 +218,7 @@ class Field:
                 continue
             # A bell may lie in a list: it is an id that no job has.
             waits = rest[0] in {"queued", "inbox"} and set(client.lrange(key, 0, -1)) - {b"-"}
-            if waits or rest[0] in {"incomplete", "losses", "prio", "max_losses", "aborts"}:
+            if waits or rest[0] in {"incomplete", "losses", "prio", "max_losses", "aborts", "follows", "owed"}:
                 found.append(key)
         return found
 

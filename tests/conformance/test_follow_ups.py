@@ -15,6 +15,7 @@ from litestar_tasks.follow_ups import PARENT
 from litestar_tasks.job import ENDED
 from litestar_tasks.queues.base import Settlement, TaskQueue
 from litestar_tasks.task import Call
+from litestar_tasks.worker.drain import until_empty
 from tests.conformance.brokers import Broker
 from tests.conformance.hands import Hand, MakeQueue, act, eventually, listed, needs, stands
 from tests.conformance.test_working import working
@@ -263,6 +264,14 @@ async def test_a_job_that_is_forgotten_is_not_followed(make: MakeQueue, registry
     async with working(queue, registry):
         await stands(queue, "gone", "complete")
         await heard()
+
+
+async def test_a_drain_waits_for_what_follows(make: MakeQueue, registry: Registry) -> None:
+    queue = await make(registry=registry)
+    await queue.submit_many([followed(registry, a=n, b=0) for n in range(50)])
+    async with working(queue, registry) as worker:
+        await until_empty([worker])
+        assert sorted(told) == list(range(50))
 
 
 @needs("leases")

@@ -73,14 +73,8 @@ def _spec(job: Job, stored: dict[str, Any], what: str) -> JobSpec:
     if (expires := stored.get("expires")) is not None:
         meta["expires"] = round(moment + expires, 3)
     key = hashlib.sha256(f"{job.id} {job.completed} {what}".encode()).hexdigest()[:32]
-    fields = {name: stored[name] for name in _FIELDS if stored.get(name) is not None}
-    return JobSpec(
-        task=stored["task"],
-        **{
-            **fields,
-            "kwargs": {**stored["kwargs"], **{name: handed[one] for name, one in stored.get("takes", {}).items()}},
-            "key": stored.get("key") or key,
-            "meta": meta,
-            "run_at": datetime.fromtimestamp(moment, UTC) if moment > job.completed / 1000 else None,
-        },
-    )
+    fields: dict[str, Any] = {name: stored[name] for name in _FIELDS if stored.get(name) is not None}
+    fields["kwargs"] = {**stored["kwargs"], **{name: handed[one] for name, one in stored.get("takes", {}).items()}}
+    fields["meta"] = meta
+    fields["run_at"] = datetime.fromtimestamp(moment, UTC) if moment > job.completed / 1000 else None
+    return JobSpec(task=stored["task"], **{"key": key, **fields})

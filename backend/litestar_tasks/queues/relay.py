@@ -15,6 +15,8 @@ __all__ = ("Relay",)
 logger = logging.getLogger("litestar_tasks.queues")
 
 _LAST: Final = 2.0
+_PATIENCE: Final = 30
+"""Failures, a second apart, after which the log names them: an outage is the queue's own to say."""
 
 
 class Relay:
@@ -59,15 +61,19 @@ class Relay:
                         pass
 
     async def _run(self) -> None:
+        failures = 0
         while True:
             self._told.clear()
             self._delivering = True
             try:
                 while await self._deliver():
                     pass
-                self._delivering = False
-            except (BrokerError, QueueUnavailableError):
-                await asyncio.sleep(1.0)  # said by the queue itself
+                self._delivering, failures = False, 0
+            except (BrokerError, QueueUnavailableError) as error:
+                failures += 1
+                if failures == _PATIENCE:
+                    logger.warning("queue %r: follow-ups still cannot be enqueued: %s", self._queue, error)
+                await asyncio.sleep(1.0)
                 continue
             except Exception:
                 logger.exception("queue %r: an unforeseen error while enqueueing follow-ups", self._queue)

@@ -46,6 +46,8 @@ logger = logging.getLogger("litestar_tasks.queues")
 _ABORT: Final = Script("abort")
 _PATCH: Final = Script("patch")
 _PAGE: Final = 100
+_DELIVERED: Final = 10
+"""Jobs that are read together to enqueue their follow-ups: each comes with its result."""
 _OLDEST_SERVER: Final = (6, 2)
 
 
@@ -189,9 +191,14 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         What goes to another queue, whose keys may be on another node, is stored there first. Should this process die
         before the rest, whoever comes after it stores it again, which the queue there recognizes.
         """
+        owed = self._layout.key("owed")
         with self._answering():
-            _, entries = await self._command("HSCAN", self._layout.key("owed"), 0, "COUNT", 10)
-            for number, document in entries.items():
+            # Any of them, so that workers who look at the same time find different ones.
+            numbers = await self._command("HRANDFIELD", owed, _DELIVERED)
+            documents = await self._command("HMGET", owed, *numbers) if numbers else []
+            for number, document in zip(numbers, documents, strict=True):
+                if document is None:
+                    continue  # another one was faster
                 try:
                     following = self.follow_ups_of(records.restore(Job, self, document))
                 except Exception as error:  # whatever a foreign record holds, the others are not to wait for it
@@ -201,7 +208,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
                     if queue is not self:
                         await cast("RedisQueue", queue)._producer.store_again(job)
                 await self._producer.store_owed(number, [job for queue, job in following if queue is self])
-        return bool(entries)
+        return bool(numbers)
 
     # The reader's side
 
