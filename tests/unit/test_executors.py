@@ -167,10 +167,11 @@ async def test_there_are_no_more_processes_than_the_configuration_says(tmp_path:
         assert (tmp_path / "first").read_text() == (tmp_path / "second").read_text()
 
 
-async def test_a_worker_that_is_killed_takes_its_processes_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+async def test_a_worker_that_is_killed_takes_its_processes_with_it(tmp_path: Path, loop: str) -> None:
     (tmp_path / "shop.py").write_text(
         """
-import asyncio, sys
+import asyncio, importlib, sys
 from litestar import Litestar
 from litestar_tasks import TasksConfig, TasksPlugin
 from tests.processes import linger, registry
@@ -180,10 +181,11 @@ async def main():
     async with Litestar(plugins=[TasksPlugin(config)]).lifespan():
         await (await linger.enqueue(note=sys.argv[1])).result()
 
-asyncio.run(main())
+with asyncio.Runner(loop_factory=importlib.import_module(sys.argv[2]).new_event_loop) as runner:
+    runner.run(main())
 """
     )
-    command = [sys.executable, "shop.py", str(tmp_path / "note")]
+    command = [sys.executable, "shop.py", str(tmp_path / "note"), loop]
     worker = subprocess.Popen(  # noqa: ASYNC220  # it is started at once
         command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
     )

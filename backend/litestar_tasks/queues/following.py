@@ -77,4 +77,5 @@ def _spec(job: Job, stored: dict[str, Any], what: str) -> JobSpec:
     fields["kwargs"] = {**stored["kwargs"], **{name: handed[one] for name, one in stored.get("takes", {}).items()}}
     fields["meta"] = meta
     fields["run_at"] = datetime.fromtimestamp(moment, UTC) if moment > job.completed / 1000 else None
-    return JobSpec(task=stored["task"], **{"key": key, **fields})
+    fields.setdefault("key", key)
+    return JobSpec(task=stored["task"], **fields)

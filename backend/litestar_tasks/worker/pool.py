@@ -124,7 +124,13 @@ class _Process:
                 stdin=subprocess.DEVNULL,
                 pass_fds=(theirs.fileno(),),
             )
-        return cls(popen, *await asyncio.open_connection(sock=ours))
+        try:
+            return cls(popen, *await asyncio.open_unix_connection(sock=ours))
+        except BaseException:
+            popen.kill()
+            popen.wait()
+            ours.close()
+            raise
 
     @property
     def alive(self) -> bool:
