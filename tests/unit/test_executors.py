@@ -133,9 +133,10 @@ async def test_the_loop_goes_on_while_a_process_computes() -> None:
         assert turns > 20
 
 
-async def test_an_abort_ends_it_at_once(tmp_path: Path) -> None:
+@pytest.mark.parametrize("timeout", [None, 300])
+async def test_an_abort_ends_it_at_once(tmp_path: Path, timeout: float | None) -> None:
     async with running(processes.registry):
-        job = await processes.linger.enqueue(note=str(tmp_path / "note"))
+        job = await processes.linger.using(timeout=timeout).enqueue(note=str(tmp_path / "note"))
         pid = await lingering(tmp_path / "note")
         assert await job.abort("enough")
         with pytest.raises(JobAbortedError, match="enough"):

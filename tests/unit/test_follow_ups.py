@@ -16,6 +16,7 @@ from litestar_tasks import (
     CurrentJob,
     PayloadError,
     Registry,
+    UnknownQueueError,
     enqueue_many,
 )
 from litestar_tasks.codec import could_become
@@ -150,6 +151,24 @@ async def test_a_call_with_a_placeholder_follows_something_or_is_refused(registr
                 await wrong
         with pytest.raises(PayloadError, match="argument 'why'"):
             await plugin.get_queue("default").enqueue("alert", why=ERROR)
+
+
+async def test_a_follow_up_goes_to_its_task_s_queue_and_an_unknown_one_is_refused(registry: Registry) -> None:
+    @registry.task(queue="mail")
+    async def post(*, text: str, job: CurrentJob) -> None:
+        told.append((text, job.id.split(":")[2]))
+
+    charge, alert = registry.get_task("charge"), registry.get_task("alert")
+    async with running(registry):
+        await charge.using(on_success=post.bind(text="x")).enqueue(amount=1)
+        await until(lambda: told == [("x", "mail")], seconds=20)
+        lost = alert.using(queue="nowhere").bind(why="x")
+        for call in (
+            charge.using(on_failure=lost),
+            charge.using(on_success=post.using(on_success=lost).bind(text="x")),
+        ):
+            with pytest.raises(UnknownQueueError, match="unknown queue 'nowhere'"):
+                await call.enqueue(amount=1)
 
 
 def test_the_other_arguments_of_a_placeholder_s_call_are_checked(registry: Registry) -> None:

@@ -18,10 +18,10 @@ from saq.queue.base import Queue
 from saq.utils import now
 
 from litestar_tasks.correlation import CORRELATION, correlation_id
-from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
+from litestar_tasks.exceptions import BrokerError, QueueUnavailableError, UnknownQueueError
 from litestar_tasks.follow_ups import FOLLOW_UPS
 from litestar_tasks.job import ENDS, Event, JobSpec, JobStatus, Submission, event_of, status_of
-from litestar_tasks.queues.following import apply_to_follow_ups, successors
+from litestar_tasks.queues.following import apply_to_follow_ups, queues_of_follow_ups, successors
 from litestar_tasks.queues.operations import Operations
 
 if TYPE_CHECKING:
@@ -176,6 +176,9 @@ class TaskQueue(Queue, Operations):
             for hook in hooks:
                 hook(spec)
         if FOLLOW_UPS in spec.meta:
+            for label in queues_of_follow_ups(spec):
+                if self.neighbours and label not in self.neighbours:
+                    raise UnknownQueueError(label, self.neighbours)
             apply_to_follow_ups(spec, self._apply_hooks)
 
     def record(self, spec: JobSpec) -> Job:

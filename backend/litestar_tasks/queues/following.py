@@ -16,7 +16,7 @@ from litestar_tasks.job import ENDED, JobSpec
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ("apply_to_follow_ups", "has_follow_ups", "successors")
+__all__ = ("apply_to_follow_ups", "has_follow_ups", "queues_of_follow_ups", "successors")
 
 
 def has_follow_ups(job: Job) -> bool:
@@ -45,6 +45,11 @@ def apply_to_follow_ups(spec: JobSpec, change: Callable[[JobSpec], None]) -> Non
         **spec.meta,
         FOLLOW_UPS: {end: [_changed(one, change) for one in calls] for end, calls in stored.items()},
     }
+
+
+def queues_of_follow_ups(spec: JobSpec) -> set[str]:
+    """The labels of the queues to which the calls that are stored with a call will go."""
+    return {one["queue"] for calls in spec.meta[FOLLOW_UPS].values() for one in calls}
 
 
 def _changed(stored: dict[str, Any], change: Callable[[JobSpec], None]) -> dict[str, Any]:

@@ -48,6 +48,10 @@ class ProcessPool:
     A function that is given up is ended with its process, at once, whatever it does; the next one gets another process.
     Processes end with the worker, however that ends.
 
+    Of the pools there are, ``concurrent.futures``' is broken for good by the first process that is killed, and
+    ``anyio.to_process`` sends pickles of arguments and results, throws away what a process prints, and leaves a busy
+    one behind when its parent is killed.
+
     Args:
         size: How many there are at the most. They are started when they are first needed.
     """
