@@ -53,6 +53,7 @@ from litestar_tasks.registry import Registry
 from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear, Retry, Snooze
 from litestar_tasks.schedule import Schedule
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
+from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 
 __all__ = (
     "ERROR",
@@ -68,6 +69,7 @@ __all__ = (
     "ContextTask",
     "CurrentJob",
     "DashboardConfig",
+    "Debounce",
     "DeclarationError",
     "DependencyError",
     "Discard",
@@ -78,6 +80,7 @@ __all__ = (
     "EnqueueOptions",
     "Enqueuer",
     "Event",
+    "Exclusive",
     "Exponential",
     "InvalidScheduleError",
     "InvalidTaskError",
@@ -111,6 +114,8 @@ __all__ = (
     "TasksConfig",
     "TasksError",
     "TasksPlugin",
+    "Throttle",
+    "Unique",
     "UnknownQueueError",
     "UnknownTaskError",
     "correlation_id",

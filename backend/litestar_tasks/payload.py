@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
@@ -63,6 +65,8 @@ class Parameter:
     positional_only: bool
     positional: bool
     """Whether it can be passed by position."""
+    default: Any = None
+    """What it is where the call leaves it out; of no meaning for a required one."""
 
 
 def read_parameters(
@@ -105,6 +109,7 @@ def read_parameters(
                 required=parameter.default is parameter.empty or parameter.default is INJECTED,
                 positional_only=parameter.kind is parameter.POSITIONAL_ONLY,
                 positional=parameter.kind is not parameter.KEYWORD_ONLY,
+                default=parameter.default,
             )
         )
     returns = _resolve(fn, "return", signature.return_annotation, namespace)
@@ -229,6 +234,35 @@ class Payload:
                 kwargs[field.name] = value
         return args, kwargs
 
+    def complete(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of a call by name, in JSON's own types, with the defaults of those that were left out.
+
+        It is the same for calls that mean the same: however they were written, in whatever order their sets and
+        dictionaries are.
+        """
+        struct = self._codec.decode(stored)
+        for name, default in self._storable_defaults.items():
+            if getattr(struct, name) is UNSET:
+                setattr(struct, name, default)
+        # A default that cannot be stored is like none.
+        return {**dict.fromkeys(self.names), **self._codec.ordered(struct)}
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The arguments of a call, in the order of the signature."""
+        return [field.name for field in self._fields]
+
+    @cached_property
+    def _storable_defaults(self) -> dict[str, Any]:
+        """Defaults are the author's, and need not fit the annotation, nor be anything that could be stored."""
+        found: dict[str, Any] = {}
+        for field in self._fields:
+            with suppress(TypeError, ValueError):
+                if not field.required:
+                    self._codec.ordered(field.default)
+                    found[field.name] = field.default
+        return found
+
     def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._positional):
             raise PayloadError(self._task, f"takes {len(self._positional)} positional arguments, got {len(args)}")
@@ -256,7 +290,9 @@ class Payload:
 # What a SAQ user may write among the arguments of an enqueue, out of habit.
 _OPTION_NAMES: Final = frozenset(
     {
+        "debounce",
         "delay",
+        "exclusive",
         "expires",
         "key",
         "max_attempts",
@@ -265,8 +301,10 @@ _OPTION_NAMES: Final = frozenset(
         "retries",
         "run_at",
         "scheduled",
+        "throttle",
         "timeout",
         "ttl",
+        "unique",
     }
 )
 

@@ -9,6 +9,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Protocol, Self, TypeAlias, cast
@@ -30,9 +31,10 @@ from litestar_tasks.exceptions import (
 from litestar_tasks.follow_ups import FOLLOW_UPS, stored_follow_ups
 from litestar_tasks.job import JobHandle, JobSpec
 from litestar_tasks.middleware import EnqueueHook, Middleware
-from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
+from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options, check_together, seconds
 from litestar_tasks.payload import INJECTED, Kind, Payload, read_parameters
 from litestar_tasks.retry import stored_policies
+from litestar_tasks.uniqueness import bonds_of, check_by
 
 __all__ = ("AnyTask", "Call", "ContextTask", "Enqueuer", "SyncContextTask", "Task", "enqueue_many", "refuse_unnameable")
 
@@ -47,6 +49,8 @@ SyncF_co = TypeVar("SyncF_co", bound=Callable[Concatenate[Context, ...], Any], c
 
 _NO_HOOKS = Hooks(encoders={}, decoders=())
 _SUPPLIED = (Kind.CONTEXT, Kind.JOB, Kind.INJECTED)
+_VARYING = ("expires", "unique", "exclusive", "debounce", "throttle")
+"""Options by which calls of a task are stored differently."""
 _AT_ONCE = 2_000
 """For so many calls of `enqueue_many` there are records at the same time; of the others only calls or handles."""
 
@@ -91,7 +95,9 @@ class AnyTask:
         self.options = {name: value for name, value in options.items() if name != "name"}
         self._levels: Mapping[str, Any] = {**DEFAULTS, **registry.defaults, **self.options}
         # What every call without options of its own stores; None where that differs from call to call.
-        self._plain = _stored_options(self._levels) if self._levels["expires"] is None else None
+        varies = any(self._levels[name] is not None for name in _VARYING)
+        self._plain = None if varies else _stored_options(self._levels)
+        check_together(self._levels, f"task {self.name!r}")
         self.dependencies: Mapping[str, Provide] = {
             **registry.defaults.get("dependencies", {}),
             **self.options.get("dependencies", {}),
@@ -129,6 +135,7 @@ class AnyTask:
             hooks=hooks,
         )
         self._payload = Payload(self.name, self.parameters, hooks, limit=self._levels["payload_limit"])
+        check_by(self._levels, self._payload.names, f"task {self.name!r}")
         self.takes_context = any(parameter.kind is Kind.CONTEXT for parameter in self.parameters)
         self.job_parameters = [parameter.name for parameter in self.parameters if parameter.kind is Kind.JOB]
         self._result = self._compile_result(hooks)
@@ -197,17 +204,44 @@ class AnyTask:
         """
         return self.stored_spec(self.payload.encode(tuple(args), kwargs), options or {})
 
-    def stored_spec(self, payload: Mapping[str, Any], options: Mapping[str, Any]) -> JobSpec:
-        """``spec`` for a payload that is encoded already."""
+    def stored_spec(
+        self,
+        payload: Mapping[str, Any],
+        options: Mapping[str, Any],
+        arguments: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> JobSpec:
+        """``spec`` for a payload that is encoded already.
+
+        Args:
+            payload: The payload.
+            options: Checked options of the call.
+            arguments: Returns all arguments, for options that go by them. Defaults to those of the payload.
+        """
         if not options and self._plain is not None:
             return JobSpec(task=self.name, kwargs=payload, **self._plain)
         run_at = options.get("run_at")
-        if options.get("delay"):
-            run_at = datetime.now(UTC) + timedelta(seconds=options["delay"])
-        stored = _stored_options({**self._levels, **options}, run_at)
+        levels = {**self._levels, **options}
+        delay = seconds(levels["debounce"].delay) if levels["debounce"] else options.get("delay")
+        if delay:
+            run_at = datetime.now(UTC) + timedelta(seconds=delay)
+        lock, group = bonds_of(self.name, levels, arguments or (lambda: self.payload.complete(payload)))
+        stored = _stored_options(levels, run_at)
         stored["meta"].update(stored_policies(options))
         self._check_size(stored["meta"].get(FOLLOW_UPS))
-        return JobSpec(task=self.name, kwargs=payload, key=options.get("key"), run_at=run_at, **stored)
+        return JobSpec(
+            task=self.name, kwargs=payload, key=options.get("key"), run_at=run_at, lock=lock, group=group, **stored
+        )
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuse checked options of a call that make no sense together, or for this task.
+
+        Raises:
+            ConfigurationError: Says what does not go together.
+        """
+        levels = {**self._levels, **options}
+        check_together(levels, f"task {self.name!r}")
+        if self._payload is not None:
+            check_by(levels, self._payload.names, f"task {self.name!r}")
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[..., Any]:
         """The task with options for one or more calls: ``my_task.using(delay=60).enqueue(user_id=1)``.
@@ -231,7 +265,9 @@ class AnyTask:
             self._check_follow_ups(checked)
         # delay and run_at are two spellings of one option: the later one replaces the earlier, however it was spelt.
         replaced: set[str] = {"delay", "run_at"} if checked.keys() & {"delay", "run_at"} else set()
-        return {**{name: value for name, value in old.items() if name not in replaced}, **checked}
+        merged = {**{name: value for name, value in old.items() if name not in replaced}, **checked}
+        self.check(merged)
+        return merged
 
     def bind(self, /, *args: Any, **kwargs: Any) -> Call[Any]:
         """A call that is validated now and enqueued later, alone or with others by ``enqueue_many``.
@@ -311,8 +347,10 @@ class AnyTask:
         """Refuse placeholders that cannot be filled with what this task's jobs have when they end."""
         for call in options.get("on_success", ()):
             call.check_takes("on_success", "result", self._returns, f"what task {self.name!r} returns")
+            call.follow_up()
         for call in options.get("on_failure", ()):
             call.check_takes("on_failure", "error", str, "the error, which is a text,")
+            call.follow_up()
 
     def _check_executor(self) -> None:
         """Refuse what could not run where its executor says."""
@@ -433,12 +471,17 @@ class Call(Generic[R_co]):
         """The call as it is stored with the job that it follows."""
         option = functools.partial(self._task.option, given=self._options)
         later = {name: value for name, value in self._options.items() if name not in ("delay", "run_at")}
-        spec = self._task.stored_spec(self._payload, {**later, "expires": None})
+        spec = self._task.stored_spec(self._payload, {**later, "expires": None}, self._known_arguments)
+        debounce = option("debounce")
+        delay = seconds(debounce.delay) if debounce else self._options.get("delay")
         run_at = self._options.get("run_at")
         stored = {
             "takes": dict(self._takes),
             "key": spec.key,
-            "delay": self._options.get("delay"),
+            "delay": delay,
+            "lock": spec.lock and asdict(spec.lock),
+            "group": spec.group,
+            "put_off": debounce and debounce.max_wait and seconds(debounce.max_wait),
             "run_at": run_at and run_at.timestamp(),
             "expires": option("expires"),
             "meta": spec.meta,
@@ -453,6 +496,14 @@ class Call(Generic[R_co]):
             "priority": spec.priority,
             **{name: value for name, value in stored.items() if value},
         }
+
+    def _known_arguments(self) -> Mapping[str, Any]:
+        if self._takes:
+            raise ConfigurationError(
+                f"task {self._task.name!r}: unique, exclusive, debounce and throttle cannot tell calls apart by their "
+                f"arguments while {', '.join(self._takes)} is still to come; write by=(), and all calls are alike"
+            )
+        return self._task.payload.complete(self._payload)
 
     def check_takes(self, option: str, known: str, annotation: Any, what: str) -> None:
         """Refuse placeholders that cannot be filled.

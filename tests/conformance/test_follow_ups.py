@@ -10,7 +10,18 @@ from typing import Any
 import pytest
 from saq.job import Job, Status
 
-from litestar_tasks import ERROR, RESULT, Constant, CurrentJob, Discard, JobSpec, Registry, correlation_id
+from litestar_tasks import (
+    ERROR,
+    RESULT,
+    Constant,
+    CurrentJob,
+    Debounce,
+    Discard,
+    JobSpec,
+    Registry,
+    Unique,
+    correlation_id,
+)
 from litestar_tasks.follow_ups import PARENT
 from litestar_tasks.job import ENDED
 from litestar_tasks.queues.base import Settlement, TaskQueue
@@ -147,8 +158,8 @@ async def test_a_follow_up_goes_to_its_own_queue(make: MakeQueue, registry: Regi
     call = registry.get_task("add").using(
         on_success=[tell(registry, RESULT, queue="second"), tell(registry, "here"), tell(registry, "no", queue="third")]
     )
+    await first.submit(call.bind(a=2, b=2).spec())
     async with all_working([first, second], registry):
-        await first.submit(call.bind(a=2, b=2).spec())
         await heard(4, "here", "no")
         assert len(await listed(second, "complete")) == 1
         assert len(await listed(first, "complete")) == 3  # that of an unknown queue stays with its parent
@@ -164,6 +175,25 @@ async def test_the_options_of_a_follow_up_hold(make: MakeQueue, registry: Regist
     assert job is not None
     assert (job.priority, job.timeout, job.meta["tag"]) == (5, 7, "seven")
     assert job.meta["expires"] == pytest.approx(job.scheduled + 60, abs=0.01)
+
+
+async def test_what_limits_calls_limits_follow_ups(make: MakeQueue, registry: Registry) -> None:
+    queue = await make(registry=registry)
+    after = tell(registry, RESULT, unique=Unique(by=()), exclusive=True)
+    later = tell(registry, "later", debounce=Debounce(3600, by=(), max_wait=7200))
+    call = registry.get_task("add").using(on_success=[after, later]).bind(a=1, b=1)
+    await queue.submit_many([call.spec(), call.spec(), call.spec()])
+    hand = await Hand(queue).open()
+    for number, job in enumerate(await hand.take(3)):
+        await hand.end(job, result=number)
+
+    async def settled() -> bool:
+        return not await queue.owes()
+
+    await eventually(settled)
+    (job,) = await waiting(queue, 1)
+    assert job.group_key is not None
+    assert len(await listed(queue, "scheduled")) == 1
 
 
 async def test_a_follow_up_is_correlated_as_its_parent_is(make: MakeQueue, registry: Registry) -> None:

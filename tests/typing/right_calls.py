@@ -22,7 +22,9 @@ from litestar_tasks import (
     CallNext,
     Constant,
     CurrentJob,
+    Debounce,
     Discard,
+    Exclusive,
     Exponential,
     JobHandle,
     JobOutcome,
@@ -34,6 +36,8 @@ from litestar_tasks import (
     Task,
     TaskQueues,
     TasksConfig,
+    Throttle,
+    Unique,
     enqueue_many,
     track,
 )
@@ -55,6 +59,19 @@ async def bare(ctx: Context, *, user_id: int) -> dict[str, str]:
 @task(queue="emails", timeout=30)
 async def called(ctx: Context, /, user_id: int, *, name: str = "x") -> str:
     return ""
+
+
+@task(unique=Unique(by=("user_id",), until="started", window=timedelta(hours=1)), exclusive=True)
+async def lone(*, user_id: int) -> str:
+    return ""
+
+
+@task(debounce=Debounce(5, by=lambda arguments: arguments["user_id"], max_wait=timedelta(minutes=1)))
+async def late(*, user_id: int) -> None: ...
+
+
+@task(throttle=Throttle(60, by="user_id"))
+async def rare(*, user_id: int) -> None: ...
 
 
 @task
@@ -150,6 +167,9 @@ async def enqueueing(unknown: Any) -> None:
     assert_type(await called.using(delay=1).using(key="k").enqueue(1), JobHandle[str])
     assert_type(called.bind(1), Call[str])
     assert_type(await called.bind(1).using(delay=3).enqueue(), JobHandle[str])
+    assert_type(await called.using(unique=True, exclusive=Exclusive(by="user_id")).enqueue(1), JobHandle[str])
+    assert_type(await lone.enqueue(user_id=1), JobHandle[str])
+    assert_type((await late.using(debounce=None, throttle=timedelta(hours=1)).enqueue(user_id=1)).deduplicated, bool)
     assert_type(without_context.bind(1).enqueue_sync(), JobHandle[int])
     assert_type(await without_context.enqueue(1), JobHandle[int])
     assert_type(await injected.enqueue(payment_id=UUID(int=1)), JobHandle[UUID])

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from litestar_tasks import Snooze
+from litestar_tasks import Snooze, Throttle, Unique
 from tests.typing.right_calls import (
     bare,
     called,
@@ -52,6 +52,11 @@ async def wrong() -> None:
     await called.using(on_failure=[bare]).enqueue(1)  # wrong: a task that is not bound
     task(executor="fork")  # wrong: no such executor
     await called.using(expires="1h").enqueue(1)  # wrong: a text for a duration
+    task(unique="user_id")  # wrong: which arguments is said by Unique(by=…)
+    task(unique=Unique(until="ended"))  # wrong: no such moment
+    task(exclusive=Unique())  # wrong: another option's class
+    await called.using(debounce="1h").enqueue(1)  # wrong: a text for a duration
+    Throttle()  # wrong: without a period
     Snooze("why", delay="1h")  # wrong: a text for a duration
     wanted: str | None = (await (await without_context.enqueue(1)).outcome()).result  # wrong: another result
     print(result, wanted)

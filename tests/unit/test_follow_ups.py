@@ -16,6 +16,7 @@ from litestar_tasks import (
     CurrentJob,
     PayloadError,
     Registry,
+    Unique,
     UnknownQueueError,
     enqueue_many,
 )
@@ -120,6 +121,14 @@ def test_a_task_has_to_be_bound_to_follow(registry: Registry) -> None:
 def test_no_more_follow_than_one_step_can_store(registry: Registry) -> None:
     with pytest.raises(ConfigurationError, match="holds 51 calls; up to 50 can follow one job"):
         registry.get_task("charge").using(on_success=[registry.get_task("alert").bind(why="x")] * 51)
+
+
+def test_arguments_that_are_still_to_come_tell_no_calls_apart(registry: Registry) -> None:
+    charge, alert = registry.get_task("charge"), registry.get_task("alert")
+    with pytest.raises(ConfigurationError, match=r"cannot tell calls apart .* while why is still to come; write by"):
+        charge.using(on_failure=alert.using(unique=True).bind(why=ERROR))
+    charge.using(on_failure=alert.using(unique=True).bind(why="known"))
+    charge.using(on_failure=alert.using(unique=Unique(by=())).bind(why=ERROR))
 
 
 def test_a_result_has_to_fit_what_takes_it(registry: Registry) -> None:

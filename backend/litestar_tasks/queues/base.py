@@ -7,7 +7,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from os import urandom
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -22,6 +22,7 @@ from litestar_tasks.exceptions import BrokerError, QueueUnavailableError, Unknow
 from litestar_tasks.follow_ups import FOLLOW_UPS
 from litestar_tasks.job import ENDS, Event, JobSpec, JobStatus, Submission, event_of, status_of
 from litestar_tasks.queues.following import apply_to_follow_ups, queues_of_follow_ups, successors
+from litestar_tasks.queues.locks import LOCK
 from litestar_tasks.queues.operations import Operations
 
 if TYPE_CHECKING:
@@ -186,6 +187,8 @@ class TaskQueue(Queue, Operations):
         meta = dict(spec.meta)
         if (known := correlation_id.get()) is not None:
             meta.setdefault(CORRELATION, known)
+        if spec.lock is not None:
+            meta[LOCK] = asdict(spec.lock)
         job = Job.__new__(Job)  # its __init__ would set 25 fields; most have their default, which the class has, too
         job.__dict__ = {
             "function": spec.task,
@@ -201,6 +204,8 @@ class TaskQueue(Queue, Operations):
             "status": Status.QUEUED,
             "meta": meta,
         }
+        if spec.group is not None:
+            job.group_key = spec.group
         return job
 
     def follow_ups_of(self, job: Job) -> list[tuple[TaskQueue, Job]]:

@@ -12,6 +12,7 @@ from saq.job import Job, Status
 from litestar_tasks.correlation import CORRELATION
 from litestar_tasks.follow_ups import FOLLOW_UPS, PARENT
 from litestar_tasks.job import ENDED, JobSpec
+from litestar_tasks.uniqueness import Lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -58,7 +59,7 @@ def _changed(stored: dict[str, Any], change: Callable[[JobSpec], None]) -> dict[
     return {**stored, "task": spec.task, **{name: getattr(spec, name) for name in _FIELDS}}
 
 
-_FIELDS = ("kwargs", "key", "timeout", "max_attempts", "ttl", "priority", "meta")
+_FIELDS = ("kwargs", "key", "timeout", "max_attempts", "ttl", "priority", "group", "meta")
 
 
 def _end_of(job: Job) -> str | None:
@@ -81,6 +82,9 @@ def _spec(job: Job, stored: dict[str, Any], what: str) -> JobSpec:
     fields: dict[str, Any] = {name: stored[name] for name in _FIELDS if stored.get(name) is not None}
     fields["kwargs"] = {**stored["kwargs"], **{name: handed[one] for name, one in stored.get("takes", {}).items()}}
     fields["meta"] = meta
+    if (lock := stored.get("lock")) is not None:
+        deadline = round(job.completed / 1000 + stored["put_off"], 3) if stored.get("put_off") else 0
+        fields["lock"] = Lock(**{**lock, "deadline": deadline})
     fields["run_at"] = datetime.fromtimestamp(moment, UTC) if moment > job.completed / 1000 else None
     fields.setdefault("key", key)
     return JobSpec(task=stored["task"], **fields)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import psycopg
+from psycopg import errors
 from saq.job import Job, Status
 from saq.queue.base import Queue
 from saq.types import CountKind, QueueInfo, WorkerInfo
@@ -186,7 +187,8 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
                             await queue._producer.store_within(connection, jobs)
                             ready.add(queue)
                 except (psycopg.Error, TasksError) as error:
-                    if not give_up or not (isinstance(error, TasksError) or rejects(error)):
+                    hopeless = isinstance(error, TasksError) or rejects(error)
+                    if not give_up or not hopeless or isinstance(error, errors.UniqueViolation):
                         raise
                     logger.error("queue %r: what follows a job is refused, and given up: %s", self.name, error)
                 await execute(connection, statements.PAID, {"numbers": [number for number, _ in rows]})
