@@ -147,8 +147,8 @@ async def test_a_follow_up_goes_to_its_own_queue(make: MakeQueue, registry: Regi
     call = registry.get_task("add").using(
         on_success=[tell(registry, RESULT, queue="second"), tell(registry, "here"), tell(registry, "no", queue="third")]
     )
+    await first.submit(call.bind(a=2, b=2).spec())
     async with all_working([first, second], registry):
-        await first.submit(call.bind(a=2, b=2).spec())
         await heard(4, "here", "no")
         assert len(await listed(second, "complete")) == 1
         assert len(await listed(first, "complete")) == 3  # that of an unknown queue stays with its parent
