@@ -29,6 +29,7 @@ from litestar_tasks.queues.operations import JobFilter, Minute, TaskMinute
 from litestar_tasks.queues.redis import RedisQueue
 from litestar_tasks.queues.redis.connection import never_sent
 from litestar_tasks.queues.redis.lua import Script
+from litestar_tasks.uniqueness import Lock
 from tests.homes import free_port
 from tests.integration.conftest import eventually
 from tests.servers import BINARIES, RedisCluster, RedisServer, Sentinel, cluster_ports
@@ -547,6 +548,12 @@ async def use_everything(make_queue: MakeQueue, url: str) -> None:
     await other.close()
     await queue.submit_many([spec(f"k{number}", priority=number % 3, meta={"max_losses": 2}) for number in range(9)])
     await queue.submit(spec("k0"))
+    lock = Lock(name="a" * 32, until="started", window=60, debounce=True)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    for group in ("g", "h"):
+        await queue.submit(spec("put-off", run_at=later, lock=lock, group=group))
+        assert (await queue.submit(spec(lock=lock, run_at=later, group=group))).deduplicated
+    await queue.cancel("put-off", "no")
     await queue.submit(spec("later", run_at=datetime.now(UTC) + timedelta(hours=1)))
     jobs = await take(9)
     for job, settlement in zip(jobs, [*Settlement, *[Settlement.COMPLETE] * 9], strict=False):

@@ -89,6 +89,8 @@ async def store_locked_within(
 
 
 class _Storing:
+    """Stores jobs with their locks, on a connection with a transaction."""
+
     def __init__(
         self,
         connection: Connection,
@@ -111,11 +113,10 @@ class _Storing:
         await self._ask(LOCK_OUT, numbers=sorted(_number(self._queue, lock) for lock in locks))
         keys = [one.job.key for one in self._wanted]
         standing = {key for (key,) in await self._ask(STANDING, keys=keys, once=self._once)}
+        # What is to be replaced must not be claimed meanwhile.
         holders = HOLDERS + (" FOR UPDATE" if any(one.lock.debounce for one in self._wanted) else "")
-        for lock, key, status, put_off in await self._ask(holders, locks=locks):
-            # What has started may not be replaced any more; where it is debounced, it holds no lock, either.
-            if status in ("queued", "active"):
-                self._holders[lock] = key, put_off or 0
+        for lock, key, put_off_until in await self._ask(holders, locks=locks):
+            self._holders[lock] = key, put_off_until or 0
         if any(one.lock.window for one in self._wanted):
             self._windows = dict(await self._ask(OPEN_WINDOWS, locks=locks))
 

@@ -75,7 +75,7 @@ SELECT key FROM {JOBS} WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[])
 """
 
 HOLDERS: Final = f"""
-SELECT lock, key, status, extract(epoch FROM put_off_until)::float8 FROM {JOBS}
+SELECT lock, key, extract(epoch FROM put_off_until)::float8 FROM {JOBS}
 WHERE queue = %(queue)s AND lock = ANY (%(locks)s::text[]) AND status IN ('queued', 'active')
 """
 
