@@ -52,6 +52,7 @@ from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.registry import Registry
 from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear, Retry, Snooze
 from litestar_tasks.schedule import Schedule
+from litestar_tasks.secret import Secret
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
 from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 
@@ -105,6 +106,7 @@ __all__ = (
     "RegistryOptions",
     "Retry",
     "Schedule",
+    "Secret",
     "Snooze",
     "StartupError",
     "SyncContextTask",

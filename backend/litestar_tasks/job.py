@@ -143,7 +143,7 @@ class JobOutcome(Generic[R_co]):
     """The job's id."""
     status: Literal["complete", "failed", "aborted"]
     """The job's last status."""
-    result: R_co | None = None
+    result: R_co | None = field(default=None, repr=False)
     """What the task returned, as the annotated type; None unless the job is complete."""
     error: str | None = None
     """The worker's traceback or a sentence, without what looks like a secret; None if the job is complete."""

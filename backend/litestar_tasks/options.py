@@ -46,8 +46,8 @@ class SharedOptions(TypedDict, total=False):
     """How often the job is run at the most before its failure is final; it counts runs, so 1 means no retry.
     ``backoff`` says how long a retry waits. Defaults to 1."""
     ttl: float | timedelta | None
-    """How long the record and the result of a complete job are kept; None for ever, 0 not at all. On Redis it is a
-    minute at least, in which a repeated enqueue still finds the job. Defaults to one day."""
+    """How long the record and the result of a complete job are kept; None for ever, 0 not at all. Even then it can be
+    found by its id for a minute, so that a repeated enqueue does not run it again. Defaults to one day."""
     priority: int
     """Lower numbers are claimed first, from -100 to 100. Defaults to 0."""
     at_most_once: bool

@@ -128,7 +128,7 @@ class Lock:
 
 
 def bonds_of(
-    task: str, levels: Mapping[str, Any], arguments: Callable[[], Mapping[str, Any]]
+    task: str, levels: Mapping[str, Any], arguments: Callable[[], Mapping[str, Any]], *, key: bytes = b""
 ) -> tuple[Lock | None, str | None]:
     """The lock that a call takes, and the group of which its job runs alone.
 
@@ -136,6 +136,7 @@ def bonds_of(
         task: The task's name.
         levels: The options that hold for the call.
         arguments: Returns all arguments, as ``Payload.complete`` does; called where they are needed.
+        key: What the digest of arguments that are secret is made with. Defaults to none.
 
     Raises:
         ConfigurationError: ``by`` names what is no argument of the task.
@@ -143,7 +144,7 @@ def bonds_of(
     """
 
     def name(kind: str, by: By) -> str:
-        return _identity(kind, task, by, arguments)
+        return _identity(kind, task, by, arguments, key)
 
     lock: Lock | None = None
     unique: Unique | None = levels["unique"]
@@ -177,7 +178,7 @@ def check_by(levels: Mapping[str, Any], known: Sequence[str], subject: str) -> N
             _check_names(option.by, known, f"{subject}: {kind}")
 
 
-def _identity(kind: str, task: str, by: By, arguments: Callable[[], Mapping[str, Any]]) -> str:
+def _identity(kind: str, task: str, by: By, arguments: Callable[[], Mapping[str, Any]], key: bytes) -> str:
     """What calls that are alike have in common: 32 digits, which tell nothing of the arguments."""
     part: object
     if by is None:
@@ -193,10 +194,11 @@ def _identity(kind: str, task: str, by: By, arguments: Callable[[], Mapping[str,
     try:
         text = msgspec.json.encode((kind, task, part), order="sorted")
     except (TypeError, ValueError) as error:
+        shown = "what is secret" if key else repr(part)
         raise PayloadError(
-            task, f"{kind}: its function by returned {part!r}, which has no JSON form; return text or a number"
-        ) from error
-    return hashlib.blake2b(text, digest_size=16).hexdigest()
+            task, f"{kind}: its function by returned {shown}, which has no JSON form; return text or a number"
+        ) from (None if key else error)
+    return hashlib.blake2b(text, digest_size=16, key=key).hexdigest()
 
 
 def _names(by: By) -> tuple[str, ...]:

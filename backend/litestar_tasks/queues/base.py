@@ -137,6 +137,10 @@ class TaskQueue(Queue, Operations):
             setattr(job, name, value)
         if job.queue is not None and job.queue.name != self.name:
             raise ValueError(f"job {job.key!r} belongs to queue {job.queue.name!r}, not to {self.name!r}")
+        registry = cast("Registry | None", self.registry)  # a queue of jobs alone has none
+        task = registry.find_task(job.function) if registry is not None else None
+        if task is not None and task.payload.secrets and job.kwargs:
+            job.kwargs = dict(task.sealed(job.kwargs))
         job.queue = self
         job.queued = now()
         job.status = Status.QUEUED

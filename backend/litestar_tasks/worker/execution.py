@@ -7,7 +7,7 @@ import contextvars
 import logging
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from litestar_tasks.correlation import CORRELATION, correlation_id
 from litestar_tasks.current import CurrentJob
-from litestar_tasks.exceptions import PayloadError
+from litestar_tasks.exceptions import ConfigurationError, PayloadError
 from litestar_tasks.middleware import Middleware, call_through
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
-from litestar_tasks.redaction import masked_end, masked_text
+from litestar_tasks.redaction import HIDDEN, masked_end, masked_start, masked_text, spellings
 from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, holds, pause_after, restored_backoff
 from litestar_tasks.worker.deadlines import Deadlines
 from litestar_tasks.worker.pool import UnstorableResultError
@@ -112,8 +112,8 @@ class Execution:
         # For this attempt alone: it has an asyncio task, and so a context, of its own.
         correlation_id.set(job.meta.get(CORRELATION) if job.meta else None)
         try:
-            args, kwargs = task.payload.decode(job.kwargs)
-        except PayloadError as error:
+            args, kwargs = task.payload.decode(_readable(task, job) if task.payload.secrets else job.kwargs)
+        except (PayloadError, ConfigurationError) as error:
             return Outcome(Settlement.QUARANTINED, error=str(error))
         if task.takes_context:
             args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
@@ -135,7 +135,7 @@ class Execution:
                 await current.close()
         try:
             return Outcome(Settlement.COMPLETE, result=task.encode_result(value))
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError, ConfigurationError) as error:
             return _unstorable(task, job, error)
 
     async def _supplied(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -204,6 +204,14 @@ class Execution:
             raise
         finally:
             self.in_thread.discard(job.token)
+
+
+def _readable(task: AnyTask, job: ClaimedJob) -> Mapping[str, Any]:
+    """The payload with its secrets decrypted, which nothing shows that is written of this attempt."""
+    opened = task.opened(job.kwargs)
+    if (secrets := task.payload.secrets) is not None:
+        HIDDEN.set(spellings(secrets.texts(opened)))
+    return opened
 
 
 def _unstorable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
@@ -307,11 +315,11 @@ def _traceback(error: Exception) -> str:
 
 def _line(error: Exception) -> str:
     # Not str(error), which is the task's code and may raise.
-    return masked_text(traceback.format_exception_only(error)[0].strip()[:_LINE])
+    return masked_start(traceback.format_exception_only(error)[0].strip(), _LINE)
 
 
 def _because(reason: str) -> str:
-    return f": {masked_text(reason[:_LINE])}" if reason else ""
+    return f": {masked_start(reason, _LINE)}" if reason else ""
 
 
 def _unknown_task(job: ClaimedJob) -> Outcome:
