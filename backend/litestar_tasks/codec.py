@@ -326,6 +326,8 @@ _FORMS: Final[Sequence[tuple[tuple[type, ...], set[str], set[str]]]] = (
 
 def _forms(node: types.Type, *, read: bool = False) -> set[str] | None:
     """The JSON forms of a type's values; None where it does not tell."""
+    if isinstance(node, types.Metadata):
+        return _forms(node.type, read=read)
     if isinstance(node, types.UnionType):
         parts = [_forms(one, read=read) for one in node.types]
         return None if None in parts else {form for part in parts for form in part or ()}
