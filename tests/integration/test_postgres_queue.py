@@ -251,7 +251,7 @@ app = Litestar(plugins=[TasksPlugin(TasksConfig(registry=Registry("shop"), broke
     done, printed = run(made), run(untouched, "--sql")
     output = [one.communicate(timeout=120)[0] for one in (done, printed)]
     assert "version 1: created jobs" in output[0]
-    assert tables(made) == 7
+    assert tables(made) == 8
     assert "CREATE TABLE litestar_tasks_jobs" in output[1]
     assert tables(untouched) == 0
     assert (done.returncode, printed.returncode) == (0, 0)

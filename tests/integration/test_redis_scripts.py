@@ -51,9 +51,9 @@ class Redis:
         return self.client.eval(SCRIPTS[name].source, 1, LAYOUT.incomplete, LAYOUT.prefix, *args)
 
     def enqueue(self, *keys: str, due: int = 0, priority: int = 0, max_losses: int = 0, mode: str = "new") -> list[Any]:
-        args: list[Any] = []
+        args: list[Any] = [""]
         for key in keys:
-            args += (LAYOUT.job_id(key), document(key), due, priority, max_losses, mode)
+            args += (LAYOUT.job_id(key), document(key), due, priority, max_losses, 0, mode)
         return self.run("enqueue", *args)
 
     def worker(self, lease: int = LEASE) -> Worker:
@@ -298,13 +298,14 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
 @pytest.mark.parametrize(
     ("name", "args"),
     [
-        ("enqueue", ("id", "doc", 0, 0, 0)),
-        ("enqueue", ("id", "doc", "soon", 0, 0, "new")),
-        ("enqueue", ("id", "doc", 0, 0.5, 0, "new")),
-        ("enqueue", ("id", "doc", 0, 0, -1, "new")),
-        ("enqueue", ("id", "doc", 0, 0, 0, "maybe")),
-        ("enqueue", ("id", "doc", 0, 0, 0, "new") * (LIMIT + 1)),
-        ("enqueue", ("id", "doc", 0, 0, 0, "new", "", "doc", 0, 0, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0, 0, 0)),
+        ("enqueue", ("", "id", "doc", "soon", 0, 0, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0.5, 0, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0, -1, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0, 0, 0, "maybe")),
+        ("enqueue", ("", *("id", "doc", 0, 0, 0, 0, "new") * (LIMIT + 1))),
+        ("enqueue", ("", "id", "doc", 0, 0, 0, 0, "new", "", "doc", 0, 0, 0, 0, "new")),
+        ("enqueue", ("",)),
         ("cycle", ("1:u", LIMIT + 1, 1, '"w"', 0, 1, 1, 1)),
         ("cycle", ("1:u", 1, "x", '"w"', 0, 1, 1, 1)),
         ("cycle", ("nobody", 1, 1, '"w"', 0, 1, 1, 1)),
@@ -324,15 +325,15 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
         ("page", ("complete", "x", "+inf", 1, "", "", 1, 1)),
         ("lanes", (1, "", 0, "", 0, 0, 1)),
         ("delete", ("", "id")),
-        ("rerun", ("id", "", "", "x", 0)),
-        ("rerun", ("id", "", "", "x", 0, "")),
-        ("rerun", ("id", "", "", 0, 0, "x")),
-        ("enqueue", ("id", "{}", 0, 0, 0, "new ")),
-        ("enqueue", ("id", "{}", 0, 0, 0, "new f")),
-        ("enqueue", ("id", "{}", 0, 0, 0, "new fxyz 0 0 ")),
-        ("enqueue", ("id", "{}", 0, 0, 0, "new fa -1 0 ")),
-        ("enqueue", ("id", "{}", 0, 0, 0, "old fa 0 0 ")),
-        ("enqueue", ("id", "{}", 0, 0, 0, " fa 0 0 ")),
+        ("rerun", ("id", "", "", "x", 0, 0)),
+        ("rerun", ("id", "", "", "x", 0, 0, "")),
+        ("rerun", ("id", "", "", 0, 0, 0, "x")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new f")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new fxyz 0 0 ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new fa -1 0 ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "old fa 0 0 ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, " fa 0 0 ")),
         ("purge", (201,)),
         ("tally", (1, "f", "x")),
         ("register", ("", 1, "w")),

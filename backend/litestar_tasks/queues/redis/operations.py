@@ -16,6 +16,7 @@ from saq.job import Job, Status
 
 from litestar_tasks.exceptions import QueueUnavailableError
 from litestar_tasks.queues import cursors, records, tallies
+from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.operations import (
     ENDED,
@@ -162,7 +163,8 @@ class RedisOperations(Operations):
                 digest = hashlib.sha1(document, usedforsecurity=False).hexdigest().encode()
                 begin_anew(job)
                 new = records.encode(job)
-            args += (job_id, digest, new, job.priority, max_losses_of(job), terms_of(job, anew=True) if new else "")
+            follows, terms = int(has_follow_ups(job)), terms_of(job, anew=True) if new else ""
+            args += (job_id, digest, new, job.priority, max_losses_of(job), follows, terms)
             size += len(document)
             if size > BYTES:
                 done, args, size = done + sum(await self._run(_RERUN, *args)), [], 0
