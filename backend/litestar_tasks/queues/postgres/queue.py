@@ -219,16 +219,16 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
             ((owes,),) = await self._reader.ask(statements.OWES, {"queue": self.name})
         return bool(owes)
 
-    async def _deliver(self) -> bool:
+    async def _pay(self) -> bool:
         """Enqueue some of what is to follow jobs that have ended, in whichever queue, in one transaction."""
         try:
-            return await self._deliver_some(_DELIVERED)
+            return await self._pay_some(_DELIVERED)
         except (psycopg.Error, TasksError) as error:
             if isinstance(error, BrokerError):
                 raise
-        return await self._deliver_some(1, give_up=True)  # find out which, alone
+        return await self._pay_some(1, give_up=True)  # find out which, alone
 
-    async def _deliver_some(self, limit: int, *, give_up: bool = False) -> bool:
+    async def _pay_some(self, limit: int, *, give_up: bool = False) -> bool:
         ready: set[PostgresQueue] = set()
 
         async def deliver(connection: Connection) -> int:

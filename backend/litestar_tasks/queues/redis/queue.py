@@ -207,7 +207,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         with self._answering():
             return bool(await self._command("EXISTS", self._layout.key("owed")))
 
-    async def _deliver(self) -> bool:
+    async def _pay(self) -> bool:
         """Enqueue some of what is owed.
 
         What goes to another queue, whose keys may be on another node, is stored there first. Should this process die
