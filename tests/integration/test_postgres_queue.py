@@ -554,7 +554,8 @@ async def test_counts_stop_at_the_number_that_the_queue_names(url: str, make_que
         FROM litestar_tasks_jobs, generate_series(1, {number}) AS n WHERE key = 'k0'
     """
     most = one.counted_up_to
-    assert most is not None and most >= 1_000
+    assert most is not None
+    assert most >= 1_000
     rows(url, fill.format(name="'d'", status="'complete'", scheduled="NULL", ended="now()", number=most + 5))
     rows(url, fill.format(name="'w'", status="'queued'", scheduled="now() - interval '1 s'", ended="NULL", number=most))
     counts = await one.counts()
