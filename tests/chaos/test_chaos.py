@@ -68,6 +68,25 @@ async def test_every_job_reaches_its_end_though_workers_are_killed_at_random(fie
     field.counts["jobs failed by a third kill"] = len(poison)
 
 
+async def test_every_job_is_followed_once_though_workers_are_killed_at_random(field: Field) -> None:
+    """Kills meet workers between the end of a job and its follow-ups, of which one goes to another queue."""
+    field.start_workers(3)
+    keys: list[str] = []
+    parent = work.using(on_success=[work.bind(seconds=0), send.bind(seconds=0)], max_losses=1_000)
+    for _ in range(times(5, 150)):
+        keys += accept(field, await enqueue_many(parent.bind(seconds=0.005 * chance.random()) for _ in range(200)))
+        await asyncio.sleep(0.3 + chance.random() / 2)
+        await field.kill_beside_another(chance.choice(field.living))
+        field.start_worker()
+    await field.until(
+        lambda: not field.unfinished() and not field.leftovers(), seconds=90, what="an outcome of every job"
+    )
+    assert set(keys) <= field.ends().keys()
+    children = field.children()
+    assert {key: children[key] for key in keys if children[key] != 2} == {}
+    field.counts["follow-ups"] = children.total()
+
+
 async def test_a_job_that_must_not_start_twice_does_not_though_its_workers_are_killed_and_stopped(
     field: Field,
 ) -> None:

@@ -314,6 +314,23 @@ local function aborted_fields(now, reason)
   return '"status":"aborted","completed":' .. integer(now) .. ',"error":' .. reason
 end
 
+-- Jobs that have ended owe what is to follow them. It is written down with the end itself, as the record that says so,
+-- which may be dropped or begin a new life before somebody has enqueued what follows.
+local function owe(ids)
+  local follows = exceptions('follows', ids)
+  if not follows then return false end
+  local some = false
+  for k = 1, #ids do
+    local document = follows[k] and call('GET', ids[k])
+    if document then
+      call('HSET', prefix .. 'owed', integer(call('INCR', prefix .. 'owing')), document)
+      some = true
+    end
+  end
+  forget('follows', ids)
+  return some
+end
+
 -- Enter finished jobs into the index of their status, and keep the index within its cap: the records of the oldest
 -- are dropped, unless their key has begun a new life.
 local function index(status, ids, now, keep)
@@ -351,6 +368,7 @@ local function abort_all(ids, reasons, now, ttl, keep)
     end
     call('PUBLISH', ids[k], 'aborted')
   end
+  if owe(ids) then call('PUBLISH', prefix .. 'ctl', 'owed') end
   for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ids) end
   unbind(ids)
   index('aborted', kept, now, keep)
