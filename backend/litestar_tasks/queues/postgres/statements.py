@@ -241,10 +241,15 @@ WITH picked AS MATERIALIZED (
     ORDER BY priority, position LIMIT %(want)s FOR UPDATE SKIP LOCKED
 ), chosen AS MATERIALIZED (
     SELECT key, nextval('litestar_tasks_tokens') AS token FROM (
-        SELECT key, group_key, row_number() OVER (PARTITION BY group_key ORDER BY priority, position) AS nth,
+        SELECT key, group_key, priority, position,
+            row_number() OVER (PARTITION BY group_key ORDER BY priority, position) AS nth,
             row_number() OVER (ORDER BY priority, position) AS turn
         FROM picked ORDER BY turn
-    ) AS ordered WHERE group_key IS NULL OR nth = 1
+    ) AS ordered WHERE group_key IS NULL OR (nth = 1 AND NOT EXISTS (
+        SELECT FROM {JOBS} AS earlier
+        WHERE earlier.queue = %(queue)s AND earlier.group_key = ordered.group_key AND earlier.status = 'queued'
+            AND earlier.scheduled IS NULL
+            AND (earlier.priority, earlier.position) < (ordered.priority, ordered.position)))
 ), claimed AS (
     UPDATE {JOBS} AS job SET status = 'active', owner = %(owner)s, token = chosen.token, started = now(),
         worker = %(worker)s, lock = CASE WHEN job.lock_until_start THEN NULL ELSE job.lock END
