@@ -290,11 +290,12 @@ async def test_a_lock_never_outlives_the_workers_of_its_job(field: Field) -> Non
     keys: list[str] = []
     for _ in range(times(4, 60)):
         unique = work.using(unique=True, max_losses=50)
-        first = await unique.enqueue(seconds=0.5)
+        await field.until(lambda: sum(one.is_up() for one in field.living) > 1, seconds=60, what="two workers at work")
+        first = await unique.enqueue(seconds=2)
         keys += accept(field, [first])
         await field.until(lambda key=keys[-1]: key in field.starts(), seconds=30, what="the start of the job")
-        await field.kill_beside_another(next(one for one in field.living if one.pid == field.starts()[keys[-1]][0].pid))
-        again = await unique.enqueue(seconds=0.5)
+        field.kill(next(one for one in field.living if one.pid == field.starts()[keys[-1]][0].pid))
+        again = await unique.enqueue(seconds=2)
         assert (again.id, again.deduplicated) == (first.id, True)
         field.start_worker(GRACE="0")
         assert await again.result(timeout=60) == "done"

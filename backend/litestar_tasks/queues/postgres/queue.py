@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -24,7 +23,16 @@ from litestar_tasks.queues.base import WorkerHooks
 from litestar_tasks.queues.operations import Capability, JobFilter
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.postgres import statements
-from litestar_tasks.queues.postgres.connection import Away, Connection, Endpoint, Refused, execute, reason_of, rejects
+from litestar_tasks.queues.postgres.connection import (
+    Away,
+    Connection,
+    Endpoint,
+    Refused,
+    execute,
+    reason_of,
+    rejects,
+    share_a_session,
+)
 from litestar_tasks.queues.postgres.consumer import Consumer
 from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
@@ -36,8 +44,6 @@ if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
 
 __all__ = ("PostgresQueue",)
-
-logger = logging.getLogger("litestar_tasks.queues")
 
 _PAGE: Final = 100
 _DELIVERED: Final = 20
@@ -143,15 +149,24 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         """Begin to be used. A server that is away is no hindrance; it is looked at when it is first needed.
 
         Raises:
-            BrokerError: The tables are missing or too old, the server refuses this user, or it cannot keep the
-                durability that is asked for.
+            BrokerError: The tables are missing or too old, the server refuses this user, it cannot keep the durability
+                that is asked for, or it is reached through a pooler in transaction mode.
         """
         await super().connect()
         try:
             (row,) = await self._reader.ask("SELECT current_setting('fsync'), current_setting('synchronous_commit')")
+            mixed = self._endpoint.pooled and await share_a_session(self._reader, self._writer)
+        except (errors.DuplicatePreparedStatement, errors.InvalidSqlStatementName):
+            mixed, row = True, ("", "")  # those of another client
         except Away as error:
             self._outage.failed(error)
             return
+        if mixed:
+            raise BrokerError(
+                f"queue {self.label!r}: Postgres at {self._endpoint.address} is reached through a pooler in "
+                "transaction mode, which keeps neither notifications nor prepared statements; set it to "
+                "session mode for this URL, or connect past it"
+            )
         if self._durability == "disk" and "off" in row:
             raise BrokerError(
                 f"queue {self.label!r}: Postgres at {self._endpoint.address} cannot keep durability='disk': fsync is "

@@ -168,12 +168,14 @@ WHERE queue = %(queue)s AND owner = %(owner)s AND abort IS NOT NULL AND status =
 """
 
 # Jobs that are due go to the tail of the ready ones.
+# One at a time: of two, one could make later jobs ready, and claim them, before the other has made earlier ones ready.
 PROMOTE: Final = f"""
 WITH due AS MATERIALIZED (
     SELECT key, {_TAIL} AS place FROM (
-        SELECT key FROM {JOBS}
-        WHERE queue = %(queue)s AND status = 'queued' AND scheduled IS NOT NULL AND scheduled <= now()
-        ORDER BY scheduled, position LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        SELECT key FROM {JOBS} AS job,
+            (SELECT pg_try_advisory_xact_lock(hashtextextended('litestar_tasks_due:' || %(queue)s, 0)) AS mine) AS turn
+        WHERE mine AND queue = %(queue)s AND status = 'queued' AND scheduled IS NOT NULL AND scheduled <= now()
+        ORDER BY scheduled, position LIMIT %(limit)s FOR UPDATE OF job SKIP LOCKED
     ) AS found
 )
 UPDATE {JOBS} AS job SET scheduled = NULL, position = due.place FROM due

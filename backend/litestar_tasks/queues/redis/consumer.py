@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Collection, Iterable
 from functools import partial
@@ -35,8 +34,6 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.redis.waiters import Announcements
 
 __all__ = ("Consumer",)
-
-logger = logging.getLogger("litestar_tasks.queues")
 
 _REGISTER: Final = Script("register")
 _RELEASE: Final = Script("release")
