@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
 
 __all__ = ("PostgresQueue",)
+
+logger = logging.getLogger("litestar_tasks.queues")
 
 _PAGE: Final = 100
 _DELIVERED: Final = 20
