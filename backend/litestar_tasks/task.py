@@ -248,6 +248,10 @@ class AnyTask:
         """The value of an option that holds for a call: call > task > registry > built-in."""
         return (given if given and name in given else self._levels)[name]
 
+    def options_with(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values of all options that hold for a call with these of its own."""
+        return {**self._levels, **given}
+
     def spec(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> JobSpec:
         """What a queue stores of a call.
 
@@ -616,7 +620,7 @@ class Call(Generic[R_co]):
             ConfigurationError: Another placeholder, or an argument that can take no such value.
         """
         if self._takes:
-            bonds_of(self._task.name, {**self._task._levels, **self._options}, self._known_arguments)
+            bonds_of(self._task.name, self._task.options_with(self._options), self._known_arguments)
         for name, placeholder in self._takes.items():
             where = f"{option}: {self._task.name}.bind({name}={placeholder.upper()})"
             if placeholder != known:
