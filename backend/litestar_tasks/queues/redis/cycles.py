@@ -379,7 +379,9 @@ class Cycles:
         return await _CYCLE.run(link, self._layout.incomplete, args)
 
     def _landed(self, incarnation: Incarnation, flight: _Flight, answer: Any) -> None:
-        state, now, wait, orphans, refused, lengths, data = answer
+        numbers, data = answer
+        state, now, wait, orphans, count, *rest = map(int, numbers.split())
+        refused, lengths = rest[:count], rest[count:]
         self._flights.remove(flight)
         if (grower := next((request for request in self._requests if not request.exact), None)) is not None:
             grower.limit += sum(operation.vacates for operation in flight.operations)
@@ -558,11 +560,11 @@ def _resolve(future: asyncio.Future[list[ClaimedJob]], jobs: list[ClaimedJob]) -
         future.set_result(jobs)
 
 
-def unpack(now: int, first: int, lengths: bytes, data: bytes) -> Claims:
-    """Claims out of an answer of two parts; see `packed` in ``common.lua``."""
+def unpack(now: int, first: int, lengths: Iterable[int], data: bytes) -> Claims:
+    """Claims out of their lengths and bytes; see `packed` in ``common.lua``."""
     claims = Claims(now)
     start = 0
-    sizes = iter(map(int, lengths.split()))
+    sizes = iter(lengths)
     for token, (size, document_size) in enumerate(zip(sizes, sizes, strict=True), first):
         middle = start + size
         end = middle + document_size

@@ -143,7 +143,7 @@ class Recovery:
                 count,
             )
         if lengths:
-            self._consumer.fail_lost(unpack(0, first, lengths, data), left=bool(left))
+            self._consumer.fail_lost(unpack(0, first, map(int, lengths.split()), data), left=bool(left))
         return count, bool(more), wait / 1000
 
     async def _look(self, here: Process) -> None:
