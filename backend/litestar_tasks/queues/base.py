@@ -44,11 +44,14 @@ class ClaimedJob(Job):
         fence: Grows from one claim of the job to the next, whichever workers they are of; two that lie within the same
             millisecond may share it. (Tokens need not grow: on Redis each worker counts its own.)
         lost: Whether the worker has learnt that somebody else holds the job now.
+        document: The record as it was claimed, as long as nobody but the worker has had the job in hand. Who gives it to
+            others, or changes it, sets this to empty, and the record of its end is written from its fields.
     """
 
     token: int = 0
     fence: int = 0
     lost: bool = False
+    document: bytes = b""
 
 
 class Settlement(Enum):

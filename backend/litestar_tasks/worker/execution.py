@@ -113,13 +113,17 @@ class Execution:
             args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
         chain = self._middleware + task.middleware
         current = CurrentJob(queue, job) if chain or task.job_parameters else None
+        if current is not None or task.takes_context:
+            job.document = b""  # from here on the task may change the job
         for name in task.job_parameters:
             kwargs[name] = current
         try:
             if chain and current is not None:
                 value = await call_through(chain, current, lambda: self._supplied(task, job, args, kwargs))
-            else:
+            elif self._dependencies.needs(task):
                 value = await self._supplied(task, job, args, kwargs)
+            else:
+                value = await self._call(task, job, args, kwargs)
         except Exception as error:  # whatever a task raises is its outcome
             return _raised(task, job, error)
         finally:

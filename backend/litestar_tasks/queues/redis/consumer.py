@@ -94,6 +94,7 @@ class Consumer:
         self._limits = limits
         self._hooks = hooks
         self.worker_id = worker_id
+        self._worker = records.to_json(worker_id)
         self._claims: dict[int, ClaimedJob] = {}
         self._updates: dict[int, Operation] = {}
         self._settling: set[int] = set()
@@ -108,7 +109,7 @@ class Consumer:
             layout,
             outage,
             limits,
-            worker=records.to_json(worker_id),
+            worker=self._worker,
             lease=terms.lease,
             incarnation=self._current,
             accept=self._accept,
@@ -161,6 +162,7 @@ class Consumer:
 
     async def update(self, job: ClaimedJob) -> bool:
         """Write the fields of a claimed job as they are now, without changing its state."""
+        job.document = b""
         while (pending := self._updates.get(job.token)) is not None:
             await asyncio.wait([pending.done])  # two at once could arrive in the wrong order
         if self._claims.get(job.token) is not job or job.token in self._settling:
@@ -197,7 +199,10 @@ class Consumer:
             document = records.encode(job, status=Status.QUEUED, **_UNSTARTED)
             number = max(0, int(delay * 1000))
         else:
-            document = records.encode(job)
+            if settlement is Settlement.COMPLETE and job.document:
+                document = records.completed(job, job.document, self._worker)
+            else:
+                document = records.encode(job)
             number = record_ttl(job, settlement, self._limits.failed_ttl)
         return Operation(
             settlement.value,
@@ -232,6 +237,8 @@ class Consumer:
                 self._quarantine(token, job_id, document, error)
                 continue
             job.token = token
+            if records.is_extensible(job.__dict__, document):
+                job.document = document
             self._claims[token] = job
             jobs.append(job)
         return jobs
