@@ -54,7 +54,8 @@ class Redis:
         args: list[Any] = []
         for key in keys:
             args += (LAYOUT.job_id(key), document(key), due, priority, max_losses, mode)
-        return self.run("enqueue", *args)
+        answer = self.run("enqueue", *args)
+        return [1] * len(keys) if answer == 1 else answer
 
     def worker(self, lease: int = LEASE) -> Worker:
         holder = uuid.uuid4().hex

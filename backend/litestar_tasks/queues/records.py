@@ -46,6 +46,19 @@ _SHAPES: Final[set[tuple[object, ...]]] = set()
 """Field names and types of documents that were found to be right. Records look alike, so there are few."""
 _MOST_SHAPES: Final = 1_000
 _BRACE: Final = ord("}")
+_Record: Final = msgspec.defstruct(
+    "_Record",
+    [
+        (field.name, Any)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        else (field.name, Any, msgspec.field(default_factory=dict) if field.name == "meta" else field.default)
+        for field in dataclasses.fields(Job)
+    ],
+    kw_only=True,
+    omit_defaults=True,
+    gc=False,
+)
+"""A document's fields on their way into JSON, which msgspec writes without those that have their default."""
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder()
 
@@ -61,16 +74,13 @@ def encode(job: Job, **changed: Any) -> bytes:
         job: The job.
         changed: Fields to be written with another value than the job's.
     """
-    fields = {**job.__dict__, **changed} if changed else job.__dict__
-    default_of = _DEFAULTS.get
-    record = {
-        name: value
-        for name, value in fields.items()
-        # What is no field of SAQ's is its own default.
-        if (default := default_of(name, value)) is not value and default != value
-    }
-    if (queue := record.get("queue")) is not None:
-        record["queue"] = queue.name
+    fields = {**job.__dict__, **changed}
+    if (queue := fields["queue"]) is not None:
+        fields["queue"] = queue.name
+    try:
+        record = _Record(**fields)
+    except TypeError:  # there is something that is no field of SAQ's, such as the token of a claim
+        record = _Record(**{name: value for name, value in fields.items() if name in _DEFAULTS})
     return to_json(record)
 
 
@@ -111,9 +121,9 @@ def to_json(value: Any) -> bytes:
     try:
         data = _encoder.encode(value)
     except UnicodeEncodeError:
-        return json.dumps(value).encode()
+        return _to_json_slowly(value)
     if b"null" in data and _has_unwritable_float(value):
-        return json.dumps(value).encode()
+        return _to_json_slowly(value)
     return data
 
 
@@ -180,7 +190,16 @@ def _check_types(fields: dict[str, Any]) -> None:
             raise UndecodableError(f"the document's {name!r} is a {type(value).__name__}")
 
 
+def _to_json_slowly(value: Any) -> bytes:
+    if isinstance(value, _Record):
+        defaults = _DEFAULTS
+        value = {name: found for name, found in msgspec.structs.asdict(value).items() if found != defaults[name]}
+    return json.dumps(value).encode()
+
+
 def _has_unwritable_float(value: Any) -> bool:
+    if isinstance(value, _Record):
+        return any(_has_unwritable_float(getattr(value, name)) for name in _DEFAULTS)
     if isinstance(value, float):
         return value != value or value in (float("inf"), float("-inf"))  # only NaN differs from itself
     if isinstance(value, dict):

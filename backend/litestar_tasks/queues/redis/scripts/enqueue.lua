@@ -4,7 +4,7 @@
 -- Mode 'new' refuses the id of a job that is not finished; 'once' also one whose record is still there. 'again:<ms>' is
 -- a job of that moment that may have been stored by an earlier call, and may have run since: it refuses its own record,
 -- and not that of an earlier job of the same id.
--- Answer: for each job 1, or the document that stands in its way ('' where there is none).
+-- Answer: 1 if all were stored, or else for each job 1, or the document that stands in its way ('' where there is none).
 
 local STRIDE = 6
 local count = (#ARGV - 1) / STRIDE
@@ -60,6 +60,7 @@ if #documents > 0 then
   if bell then ring() end
 end
 leave_ended(reborn)
+if #documents == 2 * count then return 1 end
 for k = 1, count do
   if not answer[k] then answer[k] = call('GET', ids[k]) or '' end
 end
