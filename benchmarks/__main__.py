@@ -1,4 +1,4 @@
-"""``python -m benchmarks quick|full|peers|postgres|listings|profile``; the Makefile has a target for the first three."""
+"""``python -m benchmarks quick|full|peers|postgres|listings|profile``; the Makefile has targets for three."""
 
 from __future__ import annotations
 

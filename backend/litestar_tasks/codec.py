@@ -131,7 +131,7 @@ class Codec(Generic[T]):
             msgspec.ValidationError: What would be stored does not fit the type.
             UnicodeEncodeError: It holds text that is no Unicode, such as a lone surrogate.
         """
-        if type(value) is self._scalar or value is None and self._takes_none:
+        if type(value) is self._scalar or (value is None and self._takes_none):
             return value
         stored = self.encode(cast("T", value))
         if not self._loose:  # else it has made the round trip already

@@ -44,8 +44,8 @@ class ClaimedJob(Job):
         fence: Grows from one claim of the job to the next, whichever workers they are of; two that lie within the same
             millisecond may share it. (Tokens need not grow: on Redis each worker counts its own.)
         lost: Whether the worker has learnt that somebody else holds the job now.
-        document: The record as it was claimed, as long as nobody but the worker has had the job in hand. Who gives it to
-            others, or changes it, sets this to empty, and the record of its end is written from its fields.
+        document: The record as it was claimed, as long as nobody but the worker has had the job in hand. Who changes it
+            or gives it to others sets this to empty; the record of its end is then made of its fields.
     """
 
     token: int = 0
@@ -331,6 +331,9 @@ class TaskQueue(Queue, Operations):
 
 
 def _new_key() -> str:
-    """A key that no other job has. It grows with time, so that what a broker keeps in order of keys is entered at one
-    end and leaves at the other, and is never searched in the midst of a long queue."""
+    """A key that no other job has.
+
+    It grows with time: what a broker keeps in the order of keys is entered at one end and leaves at the other, and is
+    never searched in the midst of a long queue.
+    """
     return f"{time_ns():016x}{urandom(8).hex()}"
