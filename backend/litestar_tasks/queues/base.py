@@ -44,14 +44,16 @@ class ClaimedJob(Job):
         fence: Grows from one claim of the job to the next, whichever workers they are of; two that lie within the same
             millisecond may share it. (Tokens need not grow: on Redis each worker counts its own.)
         lost: Whether the worker has learnt that somebody else holds the job now.
-        document: The record as it was claimed, as long as nobody but the worker has had the job in hand. Who changes it
-            or gives it to others sets this to empty; the record of its end is then made of its fields.
+        document: The record as it was claimed; empty where the broker has no use for it.
+        untouched: Whether nobody but the worker has had the job in hand, so that the record of its end differs from
+            ``document`` by nothing but the outcome. Who changes another field sets it to False.
     """
 
     token: int = 0
     fence: int = 0
     lost: bool = False
     document: bytes = b""
+    untouched: bool = False
 
 
 class Settlement(Enum):

@@ -113,8 +113,7 @@ class Execution:
             args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
         chain = self._middleware + task.middleware
         current = CurrentJob(queue, job) if chain or task.job_parameters else None
-        if current is not None or task.takes_context:
-            job.document = b""  # from here on the task may change the job
+        job.untouched = current is None and not task.takes_context
         for name in task.job_parameters:
             kwargs[name] = current
         try:

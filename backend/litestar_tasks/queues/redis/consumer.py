@@ -162,7 +162,7 @@ class Consumer:
 
     async def update(self, job: ClaimedJob) -> bool:
         """Write the fields of a claimed job as they are now, without changing its state."""
-        job.document = b""
+        job.untouched = False
         while (pending := self._updates.get(job.token)) is not None:
             await asyncio.wait([pending.done])  # two at once could arrive in the wrong order
         if self._claims.get(job.token) is not job or job.token in self._settling:
@@ -199,7 +199,7 @@ class Consumer:
             document = records.encode(job, status=Status.QUEUED, **_UNSTARTED)
             number = max(0, int(delay * 1000))
         else:
-            if settlement is Settlement.COMPLETE and job.document:
+            if settlement is Settlement.COMPLETE and job.untouched and job.document:
                 document = records.completed(job, job.document, self._worker)
             else:
                 document = records.encode(job)

@@ -486,7 +486,6 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
                 while True:
                     try:
                         if claimed := await consumer.claim(1, exact=True):
-                            claimed[0].document = b""
                             return claimed[0]
                     except BrokerError:
                         pass  # said and paced already
