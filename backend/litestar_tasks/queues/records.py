@@ -88,7 +88,7 @@ def completed(job: Job, document: bytes, worker: bytes) -> bytes:
     """The document of a job that is complete, from the one that it was claimed with.
 
     What the attempt has changed is put behind it, where it wins: the last of several fields of a name counts, in every
-    reader of JSON. That takes a fifth of the time of ``encode``. A document never grows by it twice, because a job that
+    reader of JSON. That takes less time than ``encode``. A document never grows by it twice, because a job that
     goes back to its queue is encoded anew.
 
     Args:
@@ -96,14 +96,18 @@ def completed(job: Job, document: bytes, worker: bytes) -> bytes:
         document: What was claimed; see ``is_extensible``.
         worker: The worker's id as JSON.
     """
-    return b'%b,"status":"complete","started":%d,"worker_id":%b,"attempts":%d,"touched":%d,"completed":%d,%b}' % (
-        memoryview(document)[:-1],
-        job.started,
-        worker,
-        job.attempts,
-        job.touched,
-        job.completed,
-        b'"progress":1.0,"result":%b' % to_json(job.result),
+    return (
+        b'%b,"status":"complete","started":%d,"worker_id":%b,"attempts":%d,"touched":%d,"completed":%d,'
+        b'"progress":1.0,"result":%b}'
+        % (
+            document[:-1],
+            job.started,
+            worker,
+            job.attempts,
+            job.touched,
+            job.completed,
+            to_json(job.result),
+        )
     )
 
 
