@@ -125,15 +125,19 @@ class Worker:
 
     def recover(self, limit: int = LIMIT, max_losses: int = 3) -> list[Any]:
         first, self.token = self.token, self.token + limit
-        answer = self.redis.run("recover", self.holder, first, self.lease, limit, max_losses, 604_800, 10_000)
-        answer[4] = [int(size) for size in answer[4].split()]
-        return answer
+        return recovered(self.redis.run("recover", self.holder, first, self.lease, limit, max_losses, 604_800, 10_000))
 
 
 def document(key: str, **fields: Any) -> str:
     return json.dumps(
         {"function": "f", "queue": "q", "key": key, "status": "queued", "n": 2**60 + 1, "empty": [], **fields}
     )
+
+
+def recovered(answer: list[Any]) -> list[Any]:
+    """The answer of ``recover`` with its lengths as numbers."""
+    answer[4] = [int(size) for size in answer[4].split()]
+    return answer
 
 
 def claimed_keys(sizes: list[int], data: bytes) -> list[str]:

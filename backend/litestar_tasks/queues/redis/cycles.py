@@ -185,9 +185,9 @@ class Cycles:
         """
         loop = asyncio.get_running_loop()
         self._capacity = max(self._capacity, limit + held - len(self._buffer))
-        if self._buffer and (limit or not exact):
+        if self._buffer and (limit > 0 or not exact):
             # To a caller who has no room yet, what was claimed for the room that settled jobs are just giving back.
-            return self._hand_out(self._take_buffer(limit or len(self._buffer)), ahead)
+            return self._hand_out(self._take_buffer(limit if limit > 0 else len(self._buffer)), ahead)
         request = _Request(limit, exact, loop.create_future())
         self._requests.append(request)
         timer = loop.call_later(_PATIENCE, self._expire, request)
