@@ -51,7 +51,9 @@ from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.registry import Registry
 from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear, Retry, Snooze
 from litestar_tasks.schedule import Schedule
+from litestar_tasks.secret import Secret
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
+from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 
 __all__ = (
     "INJECTED",
@@ -65,6 +67,7 @@ __all__ = (
     "ContextTask",
     "CurrentJob",
     "DashboardConfig",
+    "Debounce",
     "DeclarationError",
     "DependencyError",
     "Discard",
@@ -75,6 +78,7 @@ __all__ = (
     "EnqueueOptions",
     "Enqueuer",
     "Event",
+    "Exclusive",
     "Exponential",
     "InvalidScheduleError",
     "InvalidTaskError",
@@ -99,6 +103,7 @@ __all__ = (
     "RegistryOptions",
     "Retry",
     "Schedule",
+    "Secret",
     "Snooze",
     "StartupError",
     "SyncContextTask",
@@ -108,6 +113,8 @@ __all__ = (
     "TasksConfig",
     "TasksError",
     "TasksPlugin",
+    "Throttle",
+    "Unique",
     "UnknownQueueError",
     "UnknownTaskError",
     "correlation_id",

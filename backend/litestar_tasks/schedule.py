@@ -37,7 +37,7 @@ class Schedule:
     """The time between two firings, counted from 1970-01-01T00:00Z, so that every worker reckons the same moments."""
     timezone: str = "UTC"
     """The IANA time zone in which ``cron`` is read. Defaults to "UTC"."""
-    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     """The arguments of the call. Defaults to none."""
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from saq.queue.postgres import PostgresQueue as StockQueue
 from litestar_tasks.config import TasksConfig
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, PayloadError, QueueUnavailableError
 from litestar_tasks.job import JobSpec
-from litestar_tasks.queues import patrol, served
+from litestar_tasks.queues import patrol, records, served
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.postgres import PostgresQueue, consumer, listings, schema, statements, upkeep
@@ -49,7 +49,9 @@ def cluster() -> Iterator[PostgresServer]:
 @pytest.fixture
 def url(cluster: PostgresServer) -> str:
     """A database with our tables, empty. Its server is shared: no test may stop or freeze it."""
-    tables = ", ".join(f"litestar_tasks_{name}" for name in ("jobs", "leases", "queues", "workers", "minutes"))
+    tables = ", ".join(
+        f"litestar_tasks_{name}" for name in ("jobs", "leases", "queues", "workers", "minutes", "windows")
+    )
     cluster.execute(f"TRUNCATE {tables}")
     return cluster.url()
 
@@ -151,6 +153,7 @@ async def test_a_database_without_tables_is_refused_with_the_command_that_makes_
 async def test_old_tables_are_refused_and_newer_ones_are_not(cluster: PostgresServer, make_queue: MakeQueue) -> None:
     url = cluster.create_database()
     migrate(url, lambda _: None)
+    rows(url, "DELETE FROM litestar_tasks_schema WHERE version > 1")
     rows(url, "UPDATE litestar_tasks_schema SET version = 0")
     with pytest.raises(BrokerError, match=rf'at version 0, and this release needs {schema.VERSION}; run "litestar'):
         await make_queue(url).connect()
@@ -169,10 +172,31 @@ def test_migrating_again_changes_nothing_and_says_so(cluster: PostgresServer) ->
     database = cluster.create_database()
     said: list[str] = []
     migrate(database, said.append)
-    assert said[1:] == ["  version 1: created jobs, leases, queues, workers and counters"]
+    assert said[1:] == [f"  version {number}: created {what}" for number, (what, _) in enumerate(schema.STEPS, start=1)]
     said.clear()
     migrate(database, said.append)
     assert said[1:] == [f"  the tables are at version {schema.VERSION} already"]
+
+
+async def test_jobs_of_the_release_before_go_on_in_migrated_tables(
+    cluster: PostgresServer, make_queue: MakeQueue
+) -> None:
+    url = cluster.create_database()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(schema.LEDGER.encode())
+        connection.execute(schema.STEPS[0][1].encode())
+        connection.execute(schema.done(1).encode())
+    queue = make_queue(url)
+    document = records.encode(queue.build(spec("old"))).decode()
+    rows(
+        url,
+        "INSERT INTO litestar_tasks_jobs (queue, key, job, status, task) "
+        f"VALUES ('{queue.name}', 'old', convert_to('{document}', 'UTF8'), 'queued', 'noop')",
+    )
+    migrate(url, lambda _: None)
+    await queue.connect()
+    hand = await Hand(queue).open()
+    assert keys(await hand.take(1)) == ["old"]
 
 
 def test_two_who_migrate_at_once_make_the_tables_once(cluster: PostgresServer) -> None:
@@ -183,7 +207,7 @@ def test_two_who_migrate_at_once_make_the_tables_once(cluster: PostgresServer) -
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(len([line for line in one if "created" in line]) for one in said) == [0, 0, 1]
+    assert sorted(len([line for line in one if "created" in line]) for one in said) == [0, 0, len(schema.STEPS)]
 
 
 def test_the_printed_statements_make_the_same_tables(cluster: PostgresServer) -> None:
@@ -227,7 +251,7 @@ app = Litestar(plugins=[TasksPlugin(TasksConfig(registry=Registry("shop"), broke
     done, printed = run(made), run(untouched, "--sql")
     output = [one.communicate(timeout=120)[0] for one in (done, printed)]
     assert "version 1: created jobs" in output[0]
-    assert tables(made) == 6
+    assert tables(made) == 7
     assert "CREATE TABLE litestar_tasks_jobs" in output[1]
     assert tables(untouched) == 0
     assert (done.returncode, printed.returncode) == (0, 0)
