@@ -1,4 +1,4 @@
-"""``python -m benchmarks quick|full|peers|postgres|listings``; the Makefile has a target for the first three."""
+"""``python -m benchmarks quick|full|peers|postgres|listings|profile``; the Makefile has targets for three."""
 
 from __future__ import annotations
 
@@ -20,6 +20,10 @@ def main() -> None:
     commands.add_parser("peers", help="install the other libraries, each into an environment of its own")
     commands.add_parser("postgres", help="us beside stock SAQ and procrastinate, on Postgres")
     commands.add_parser("listings", help="what an operator's questions cost in a long queue")
+    profile = commands.add_parser("profile", help="what one job of ours costs, in CPU time")
+    profile.add_argument("--jobs", type=int, default=20_000, help="default: 20,000")
+    profile.add_argument("--rounds", type=int, default=5, help="default: 5")
+    profile.add_argument("--functions", type=int, default=0, help="also show so many functions; default: none")
     options = parser.parse_args()
     with tempfile.NamedTemporaryFile(prefix="benchmark-marks-") as file:
         file.truncate(marks.SIZE)
@@ -40,6 +44,10 @@ def main() -> None:
             from benchmarks import listings
 
             listings.main()
+        elif options.command == "profile":
+            from benchmarks import profiling
+
+            profiling.main(jobs=options.jobs, rounds=options.rounds, functions=options.functions)
         else:
             from benchmarks import peers
 

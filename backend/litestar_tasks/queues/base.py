@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from os import urandom
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from saq.job import TERMINAL_STATUSES, Job, Status
@@ -58,11 +59,16 @@ class ClaimedJob(Job):
         fence: Grows from one claim of the job to the next, whichever workers they are of; two that lie within the same
             millisecond may share it. (Tokens need not grow: on Redis each worker counts its own.)
         lost: Whether the worker has learnt that somebody else holds the job now.
+        document: The record as it was claimed; empty where the broker has no use for it.
+        untouched: Whether nobody but the worker has had the job in hand, so that the record of its end differs from
+            ``document`` by nothing but the outcome. Who changes another field sets it to False.
     """
 
     token: int = 0
     fence: int = 0
     lost: bool = False
+    document: bytes = b""
+    untouched: bool = False
 
 
 class Settlement(Enum):
@@ -219,7 +225,7 @@ class TaskQueue(Queue, Operations):
             "function": spec.task,
             "kwargs": dict(spec.kwargs) or None,
             "queue": self,
-            "key": spec.key or urandom(16).hex(),
+            "key": spec.key or _new_key(),
             "timeout": spec.timeout,
             "retries": spec.max_attempts,
             "ttl": spec.ttl,
@@ -439,3 +445,12 @@ class TaskQueue(Queue, Operations):
                 claimed until the process has ended: handed back now they would run twice at the same time. Those that
                 come back then have lost nothing. Defaults to none.
         """
+
+
+def _new_key() -> str:
+    """A key that no other job has.
+
+    It grows with time: what a broker keeps in the order of keys is entered at one end and leaves at the other, and is
+    never searched in the midst of a long queue.
+    """
+    return f"{time_ns():016x}{urandom(8).hex()}"

@@ -239,7 +239,7 @@ class Producer:
         args = self._arguments(entries)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.
-            return await _ENQUEUE.run(link, self._layout.incomplete, args, self._deadline / 2)
+            answer = await _ENQUEUE.run(link, self._layout.incomplete, args, self._deadline / 2)
         except ResponseError:
             for entry in entries:
                 entry.flying = False  # refused, with nothing stored
@@ -248,6 +248,7 @@ class Producer:
             for entry in entries:
                 entry.flying, entry.sent = False, entry.sent or not never_sent(error)
             raise
+        return _each(answer, entries)
 
     def _arguments(self, entries: Sequence[_Entry], owed: bytes = b"") -> list[bytes | str | float]:
         args: list[bytes | str | float] = [self._layout.prefix, owed]
@@ -300,7 +301,7 @@ class Producer:
         if refusals:
             raise refusals[0]
         guarantee.judge(written if isinstance(written, ResponseError) else waited)
-        return [one for answer in answers for one in answer]
+        return [one for part, answer in zip(parts, answers, strict=True) for one in _each(answer, part)]
 
     async def _begin_bulk(self, guarantee: Guarantee) -> int:
         """See that the connection lives, and return its epoch."""
@@ -367,6 +368,11 @@ class Producer:
         return QueueUnavailableError(
             self._label, reason, job_id=entries[0].job_id if maybe else None, maybe_enqueued=maybe
         )
+
+
+def _each(answer: Any, entries: Sequence[_Entry]) -> Sequence[Any]:
+    """What the script answers for each job; it says no more than 1 where all are stored."""
+    return [1] * len(entries) if answer == 1 else answer
 
 
 def max_losses_of(job: Job) -> int:

@@ -9,8 +9,8 @@
 -- and not that of an earlier job of the same id. Behind it, after a space, stand the terms of a job that has any.
 -- 'row:new:<row>' and 'row:once:<row>' are the two for a row of an outbox, which is heeded once: that it was is noted
 -- beside what was made of it.
--- Answer: for each job 1, or the document that stands in its way ('' where there is none), or by its terms the id of the
--- job that stands for it, and that job's document. Nothing where it is not owed.
+-- Answer: 1 if all were stored, or else for each job 1, or the document that stands in its way ('' where there is none),
+-- or by its terms the id of the job that stands for it, and that job's document. Nothing where it is not owed.
 
 local STRIDE, HEADER = 7, 2
 local WEEK = 604800
@@ -133,6 +133,7 @@ end
 push('RPUSH', ready)
 if bell then ring() end
 leave_ended(reborn)
+if #documents == 2 * count then return 1 end
 for k = 1, count do
   if not answer[k] then
     answer[k] = call('GET', ids[k]) or ''
