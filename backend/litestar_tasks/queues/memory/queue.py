@@ -19,6 +19,7 @@ from saq.utils import now
 from litestar_tasks.job import JobStatus, Submission, status_of
 from litestar_tasks.queues.base import FIELDS, ClaimedJob, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.memory.operations import MemoryOperations
+from litestar_tasks.queues.memory.schedules import MemorySchedules
 from litestar_tasks.queues.memory.state import State
 from litestar_tasks.queues.operated import Operated
 from litestar_tasks.queues.operations import Capability, JobState
@@ -85,6 +86,7 @@ class MemoryQueue(Operated, TaskQueue):
         self._hooks: WorkerHooks | None = None
         self._workers: dict[str, WorkerInfo] = {}
         self._operations = MemoryOperations(self, self._state, self._notify)
+        self.schedules = MemorySchedules(self.store)
 
     def __repr__(self) -> str:
         return f"<MemoryQueue {self.name!r}>"

@@ -32,6 +32,7 @@ from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
 from litestar_tasks.queues.postgres.producer import Producer
 from litestar_tasks.queues.postgres.records import job_of
+from litestar_tasks.queues.postgres.schedules import PostgresSchedules
 
 if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
@@ -144,6 +145,7 @@ class PostgresQueue(Operated, TaskQueue):
         )
         self._operator = PostgresOperations(self, label, self._reader, self._announcer, self._terms)
         self._operations = self._operator
+        self.schedules = PostgresSchedules(self.name, label, self._endpoint, self._announcer, self._producer.statement)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 
@@ -450,6 +452,7 @@ class PostgresQueue(Operated, TaskQueue):
         await self._listener.close()
         await self._announcer.flush()
         await self._producer.close()
+        await self.schedules.close()
         await self._writer.close()
         await self._reader.close()
 

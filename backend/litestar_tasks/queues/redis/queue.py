@@ -35,6 +35,7 @@ from litestar_tasks.queues.redis.operations import RedisOperations
 from litestar_tasks.queues.redis.producer import Producer
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
+from litestar_tasks.queues.redis.schedules import RedisSchedules
 from litestar_tasks.queues.redis.waiters import Announcements, Watch
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
         self._announcements = Announcements(self._endpoint, self._outage)
         self._operator = RedisOperations(self, label, self._endpoint, self._layout, self._limits)
         self._operations = self._operator
+        self.schedules = RedisSchedules(label, self._endpoint, self._layout, self._producer.arguments)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 
@@ -466,6 +468,7 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
         await self._reader.close()
         await self._commands.close()
         await self._operator.close()
+        await self.schedules.close()
         await self.redis.connection_pool.disconnect()
 
     # SAQ's way of working, for code that was written for it
