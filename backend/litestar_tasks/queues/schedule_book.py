@@ -69,21 +69,21 @@ class QueueSchedules:
         """See ``Registry.schedules``."""
         declared = {schedule.id: schedule for schedule in self._registry.get_schedules()}
         found: list[ScheduleState] = []
-        known: set[str] = set()
-        for queue in self._queues.values():
-            now = (await queue.schedules.look(0)).now
+        clocks: dict[str, int] = {}
+        waiting = dict(declared)  # for a worker that stores them
+        for label, queue in self._queues.items():
+            clocks[label] = (await queue.schedules.look(0)).now
             records = [(id, record) async for id, record in self._records(queue)]
             statuses = await _statuses(queue, [record.last.job for _, record in records if record.last])
             for id, record in records:
-                known.add(id)
+                waiting.pop(id, None)
                 try:
-                    found.append(_state(queue, id, record, now, statuses))
+                    found.append(_state(queue, id, record, statuses))
                 except InvalidScheduleError as error:
                     logger.error("%s", error)
-        for id in declared.keys() - known:
-            queue = self._queue(declared[id].queue)
-            now = (await queue.schedules.look(0)).now
-            found.append(_state(queue, id, self._declared(declared[id]).reckoned(declared[id], now), now, {}))
+        for id, one in waiting.items():
+            record = self._declared(one).reckoned(one, clocks[self._queue(one.queue).label])
+            found.append(_state(self._queue(one.queue), id, record, {}))
         order = {id: number for number, id in enumerate(declared)}
         return sorted(found, key=lambda state: (order.get(state.schedule.id, len(order)), state.schedule.id))
 
@@ -243,6 +243,11 @@ class QueueSchedules:
             if seen is None or (record := _decoded(queue, id, seen)) is None:
                 return
             if record.origin == "code":
+                if (elsewhere := self._declared_elsewhere(queue, id)) is not None:
+                    target = self._queue(elsewhere.queue)
+                    await self._declare(target, elsewhere, await target.schedules.read(id), now)
+                    if (seen := await queue.schedules.read(id)) is None:
+                        return
                 if await queue.schedules.swap(id, seen, None, None, None):
                     logger.info("schedule %r is not declared in queue %r any more; it is removed", id, queue.label)
                     return
@@ -251,6 +256,12 @@ class QueueSchedules:
             ):
                 return
             seen = await queue.schedules.read(id)
+
+    def _declared_elsewhere(self, queue: TaskQueue, id: str) -> Schedule | None:
+        for schedule in self._registry.get_schedules():
+            if schedule.id == id and schedule.queue != queue.label and schedule.queue in self._queues:
+                return schedule
+        return None
 
     def _refreshed(self, id: str, record: ScheduleRecord, now: int) -> ScheduleRecord | None:
         """A dynamic schedule with its task's present options; None where nothing is to be done."""
@@ -278,9 +289,8 @@ class QueueSchedules:
                 if record is None or record.origin != "code":
                     break
                 new = record.replace(slot=None)
-                here = await queue.schedules.read(id)
-                if not await queue.schedules.swap(id, here, new.encode(), None, None):
-                    return None, None
+                if not await queue.schedules.swap(id, None, new.encode(), None, None):
+                    return None, None  # it is there already
                 if await other.schedules.swap(id, data, None, None, None):
                     logger.info("schedule %r moves from queue %r to %r", id, other.label, queue.label)
                     return new, new.encode()
@@ -329,7 +339,9 @@ class QueueSchedules:
         declared = {schedule.id: schedule for schedule in self._registry.get_schedules()}
         for queue in self._queues.values():
             if (data := await queue.schedules.read(id)) is not None:
-                return queue, data, ScheduleRecord.decode(data)
+                if (record := _decoded(queue, id, data)) is None:
+                    raise InvalidScheduleError(f"schedule {id!r}: its record cannot be read by this release")
+                return queue, data, record
         if id not in declared:
             known = [name for queue in self._queues.values() for name in await queue.schedules.read_all()]
             raise ScheduleNotFoundError(id, {*known, *declared})
@@ -353,9 +365,8 @@ class QueueSchedules:
         raise QueueUnavailableError(queue.label, f"schedule {id!r} is being changed all the time; try again")
 
     async def _state_of(self, queue: TaskQueue, id: str, record: ScheduleRecord) -> ScheduleState:
-        now = (await queue.schedules.look(0)).now
         statuses = await _statuses(queue, [record.last.job] if record.last else [])
-        return _state(queue, id, record, now, statuses)
+        return _state(queue, id, record, statuses)
 
 
 def _call_of(registry: Registry, schedule: Schedule, payload: Mapping[str, Any]) -> CallOptions:
@@ -399,9 +410,7 @@ def _readable(record: ScheduleRecord | None, id: str) -> Schedule | None:
         return None
 
 
-def _state(
-    queue: TaskQueue, id: str, record: ScheduleRecord, now: int, statuses: Mapping[str, JobStatus]
-) -> ScheduleState:
+def _state(queue: TaskQueue, id: str, record: ScheduleRecord, statuses: Mapping[str, JobStatus]) -> ScheduleState:
     schedule, last = record.schedule(id), record.last
     runs: tuple[datetime, ...] = ()
     if record.slot is not None:
