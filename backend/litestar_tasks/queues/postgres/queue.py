@@ -145,7 +145,7 @@ class PostgresQueue(Operated, TaskQueue):
         )
         self._operator = PostgresOperations(self, label, self._reader, self._announcer, self._terms)
         self._operations = self._operator
-        self.schedules = PostgresSchedules(self.name, label, self._endpoint, self._announcer, self._producer.statement)
+        self.schedules = PostgresSchedules(self.name, label, self._reader, self._announcer, self._producer.statement)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 
@@ -452,7 +452,6 @@ class PostgresQueue(Operated, TaskQueue):
         await self._listener.close()
         await self._announcer.flush()
         await self._producer.close()
-        await self.schedules.close()
         await self._writer.close()
         await self._reader.close()
 
