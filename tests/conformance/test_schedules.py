@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
-from litestar_tasks import InvalidScheduleError, Registry, ScheduleNotFoundError
+from litestar_tasks import InvalidScheduleError, QueueUnavailableError, Registry, ScheduleNotFoundError
 from litestar_tasks.queues.base import TaskQueue
 from litestar_tasks.queues.firing import fire_due
 from litestar_tasks.queues.schedule_book import QueueSchedules
+from litestar_tasks.queues.schedules import Look
+from litestar_tasks.worker.scheduler import Scheduler
 from tests.conformance.clocks import Clock
 from tests.conformance.hands import Hand, MakeQueue, eventually, listed, needs, record
 
@@ -597,3 +600,136 @@ async def test_a_step_that_is_sent_again_is_made_once(shop: Shop, clock: Clock) 
     assert await shop.queue.schedules.swap(id, seen, seen + b" ", 5, job)
     assert not await shop.queue.schedules.swap(id, seen, seen + b"  ", 5, job)
     assert await shop.fired() == [job.key]
+
+
+# What a worker process does all the time
+
+
+class Workers:
+    """Schedulers as worker processes have them, each with a release of its own."""
+
+    def __init__(self) -> None:
+        self._running: dict[Shop, asyncio.Task[None]] = {}
+
+    def start(self, shop: Shop, *, serving: bool = True) -> Shop:
+        queues = {shop.queue.label: shop.queue}
+        scheduler = Scheduler(shop.book, queues, [shop.queue.label] if serving else [])
+        self._running[shop] = asyncio.create_task(scheduler.run())
+        return shop
+
+    async def stop(self, *shops: Shop) -> None:
+        tasks = [self._running.pop(shop) for shop in shops or list(self._running)]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+@pytest.fixture
+async def workers() -> AsyncGenerator[Workers, None]:
+    running = Workers()
+    yield running
+    await running.stop()
+
+
+async def test_workers_fire_at_the_moments_of_a_schedule_and_at_no_other(
+    queue: TaskQueue, make: MakeQueue, workers: Workers
+) -> None:
+    shared = "shared" in queue.capabilities
+    for one in [queue, await make(), await make()] if shared else [queue]:
+        workers.start(Shop(one, new_registry()).declare(every=timedelta(seconds=1), overlap="allow", misfire="all"))
+    reader = Shop(queue, new_registry())
+
+    async def three_have_fired() -> bool:
+        return len(await reader.fired()) >= 3
+
+    await eventually(three_have_fired)
+    moments = [datetime.strptime(key, "report@%Y%m%dT%H%M%SZ").replace(tzinfo=UTC) for key in await reader.fired()]
+    assert moments == [moments[0] + timedelta(seconds=number) for number in range(len(moments))]
+    for moment, key in zip(moments, await reader.fired(), strict=False):
+        assert moment.timestamp() * 1000 <= (await record(queue, key)).queued + 1_000, "not before its time"
+
+
+async def test_of_two_releases_side_by_side_the_younger_decides_until_it_is_taken_back(
+    queue: TaskQueue, workers: Workers
+) -> None:
+    def release(expression: str) -> Shop:
+        return Shop(queue, new_registry()).declare(cron=expression)
+
+    async def in_force(expression: str) -> None:
+        async def holds() -> bool:
+            states = await reader.book.states()
+            return [state.schedule.cron for state in states] == [expression]
+
+        await eventually(holds)
+
+    reader = Shop(queue, new_registry())
+    old = workers.start(release("0 1 1 1 *"))
+    await in_force("0 1 1 1 *")
+    new = workers.start(release("0 2 1 1 *"))
+    await in_force("0 2 1 1 *")
+    await workers.stop(old)
+    old = workers.start(release("0 1 1 1 *"))  # its process was restarted
+    also_new = workers.start(release("0 2 1 1 *"))
+    await in_force("0 2 1 1 *")
+    await workers.stop(new)
+    await in_force("0 2 1 1 *")
+    await workers.stop(also_new)
+    await in_force("0 1 1 1 *")
+
+
+async def test_a_worker_of_other_queues_keeps_the_schedules_and_fires_none(queue: TaskQueue, workers: Workers) -> None:
+    shop = Shop(queue, new_registry()).declare(every=timedelta(seconds=1), misfire="all", overlap="allow")
+    workers.start(shop, serving=False)
+
+    async def two_are_due() -> bool:
+        (state,) = await shop.book.states()
+        return state.next_runs[0] < datetime.now(UTC) - timedelta(seconds=2) and bool(await queue.schedules.read_all())
+
+    await eventually(two_are_due)
+    assert await shop.fired() == []
+
+
+async def test_a_clock_that_is_set_back_while_workers_run_is_followed(
+    shop: Shop, clock: Clock, workers: Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    await clock.set(NOON + timedelta(days=30))
+    workers.start(shop.declare(cron="* * * * *", overlap="allow"))
+
+    async def stored_for(moment: datetime) -> bool:
+        states = await shop.book.states()
+        return bool(await shop.queue.schedules.read_all()) and states[0].next_runs[0] == moment
+
+    await eventually(lambda: stored_for(NOON + timedelta(days=30, minutes=1)))
+    await asyncio.sleep(0.05)  # it has looked at the clock
+    await clock.set(NOON)
+    await eventually(lambda: stored_for(NOON + timedelta(minutes=1)))
+    assert "the broker's clock was set back by" in caplog.text
+
+
+async def test_firing_goes_on_after_an_outage(shop: Shop, clock: Clock, workers: Workers) -> None:
+    inner = shop.queue.schedules
+    away = True
+
+    async def look(limit: int) -> Look:
+        if away:
+            raise QueueUnavailableError("default", "the server is away")
+        return await type(inner).look(inner, limit)
+
+    inner.look = look  # type: ignore[method-assign]  # the server's part
+    workers.start(shop.declare(cron="* * * * *"))
+    await asyncio.sleep(0.1)
+    away = False
+
+    async def stored() -> bool:
+        return bool(await inner.read_all())
+
+    await eventually(stored)
+    away = True
+    await clock.step(minutes=1)
+    await asyncio.sleep(0.1)
+    away = False
+
+    async def fired() -> bool:
+        return await shop.fired() == ["report@20260302T120100Z"]
+
+    await eventually(fired)
