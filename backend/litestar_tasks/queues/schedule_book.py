@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
@@ -75,7 +76,9 @@ class QueueSchedules:
             clocks[label] = (await queue.schedules.look(0)).now
             records = [(id, record) async for id, record in self._records(queue)]
             statuses = await _statuses(queue, [record.last.job for _, record in records if record.last])
-            for id, record in records:
+            for number, (id, record) in enumerate(records):
+                if number % _AT_ONCE == 0:
+                    await asyncio.sleep(0)  # a long list is long work: others have their turn in between
                 waiting.pop(id, None)
                 try:
                     found.append(_state(queue, id, record, statuses))
@@ -203,11 +206,17 @@ class QueueSchedules:
         """
         now = (await queue.schedules.look(0)).now
         stored = await queue.schedules.read_all()
-        wanted = {one.id: one for one in self._registry.get_schedules() if one.queue == queue.label}
-        tasks = [self._declare(queue, one, stored.get(id), now) for id, one in wanted.items()]
-        tasks += [self._tend(queue, id, data, now) for id, data in stored.items() if id not in wanted]
-        for start in range(0, len(tasks), _AT_ONCE):
-            await asyncio.gather(*tasks[start : start + _AT_ONCE])
+        declared = {one.id: one for one in self._registry.get_schedules()}
+        wanted = {id: one for id, one in declared.items() if one.queue == queue.label}
+        steps = [partial(self._declare, queue, one, stored.get(id), now) for id, one in wanted.items()]
+        steps += [
+            partial(self._tend, queue, id, data, now, declared.get(id))
+            for id, data in stored.items()
+            if id not in wanted
+        ]
+        for start in range(0, len(steps), _AT_ONCE):
+            await asyncio.gather(*(step() for step in steps[start : start + _AT_ONCE]))
+            await asyncio.sleep(0)
 
     async def _declare(self, queue: TaskQueue, schedule: Schedule, seen: bytes | None, now: int) -> None:
         """Store a declared schedule, with what operators did to the one that was there."""
@@ -237,13 +246,13 @@ class QueueSchedules:
                 return
             seen = await queue.schedules.read(schedule.id)
 
-    async def _tend(self, queue: TaskQueue, id: str, seen: bytes | None, now: int) -> None:
-        """Remove a schedule that the code no longer declares; see after one that was added at run time."""
+    async def _tend(self, queue: TaskQueue, id: str, seen: bytes | None, now: int, elsewhere: Schedule | None) -> None:
+        """Remove a schedule that the code does not declare for this queue; see after one that was added at run time."""
         for _ in range(_TRIES):
             if seen is None or (record := _decoded(queue, id, seen)) is None:
                 return
             if record.origin == "code":
-                if (elsewhere := self._declared_elsewhere(queue, id)) is not None:
+                if elsewhere is not None and elsewhere.queue in self._queues:
                     target = self._queue(elsewhere.queue)
                     await self._declare(target, elsewhere, await target.schedules.read(id), now)
                     if (seen := await queue.schedules.read(id)) is None:
@@ -256,12 +265,6 @@ class QueueSchedules:
             ):
                 return
             seen = await queue.schedules.read(id)
-
-    def _declared_elsewhere(self, queue: TaskQueue, id: str) -> Schedule | None:
-        for schedule in self._registry.get_schedules():
-            if schedule.id == id and schedule.queue != queue.label and schedule.queue in self._queues:
-                return schedule
-        return None
 
     def _refreshed(self, id: str, record: ScheduleRecord, now: int) -> ScheduleRecord | None:
         """A dynamic schedule with its task's present options; None where nothing is to be done."""
