@@ -1,4 +1,4 @@
-"""``python -m benchmarks quick|full|peers|postgres|listings|schedules``; the Makefile has a target for the first three."""
+"""``python -m benchmarks`` and what to measure; the Makefile has a target for the first three."""
 
 from __future__ import annotations
 

@@ -210,14 +210,15 @@ def make_schedule(task: AnyTask, id: str, options: Mapping[str, Any]) -> Schedul
     """
     fields = schedule_fields(options, subject=f"schedule {id!r}")
     fields.setdefault("queue", task.option("queue"))
-    timeout = fields.get("timeout", task.option("timeout"))
+    timeout: Any = fields.get("timeout", task.option("timeout"))
     if isinstance(timeout, timedelta):
         timeout = seconds(timeout)
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
         raise InvalidScheduleError(
             f"schedule {id!r}: timeout is {timeout!r}; give more than 0 seconds, or None for no limit"
         )
-    schedule = Schedule(id=id, task=task.name, **{**fields, "timeout": timeout})
+    fields["timeout"] = timeout
+    schedule = Schedule(id=id, task=task.name, **fields)
     if not task.resolved:
         return schedule  # its kwargs are checked when the app starts and the signature is known
     try:

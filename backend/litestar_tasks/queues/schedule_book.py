@@ -19,7 +19,6 @@ from litestar_tasks.exceptions import (
     DeclarationError,
     InvalidScheduleError,
     PayloadError,
-    QueueUnavailableError,
     ScheduleNotFoundError,
     UnknownQueueError,
     UnknownTaskError,
@@ -145,7 +144,7 @@ class QueueSchedules:
 
     async def run(self, id: str, by: str | None) -> tuple[str, str, bool]:
         """See ``Registry.run_schedule``."""
-        for _ in range(_TRIES):
+        while True:  # where another step came in between, it was somebody's
             queue, seen, record = await self._find(id)
             schedule = record.schedule(id)
             if schedule.overlap != "allow" and record.job and await queue.status(record.job) in UNFINISHED:
@@ -160,7 +159,6 @@ class QueueSchedules:
             if await queue.schedules.swap(id, seen, new.encode(), _next_due(new, schedule, now), job):
                 logger.info("schedule %r was run by hand%s (job %s)", id, _by(by), job.id)
                 return queue.label, job.key, False
-        raise QueueUnavailableError(queue.label, f"schedule {id!r} is being changed all the time; try again")
 
     async def add(self, schedule: Schedule, by: str | None) -> ScheduleState:
         """See ``Registry.add_schedule``."""
@@ -179,7 +177,7 @@ class QueueSchedules:
 
     async def remove(self, id: str, by: str | None) -> None:
         """See ``Registry.remove_schedule``."""
-        for _ in range(_TRIES):
+        while True:  # where another step came in between, it was somebody's
             queue, seen, record = await self._find(id)
             if record.origin == "code":
                 raise InvalidScheduleError(
@@ -188,7 +186,6 @@ class QueueSchedules:
             if await queue.schedules.swap(id, seen, None, None, None):
                 logger.info("schedule %r was removed%s", id, _by(by))
                 return
-        raise QueueUnavailableError(queue.label, f"schedule {id!r} is being changed all the time; try again")
 
     # What the code declares
 
@@ -355,7 +352,7 @@ class QueueSchedules:
     async def _edit(
         self, id: str, edit: Callable[[ScheduleRecord, Schedule, int], ScheduleRecord], what: str, by: str | None
     ) -> ScheduleState:
-        for _ in range(_TRIES):
+        while True:  # where another step came in between, it was somebody's
             queue, seen, record = await self._find(id)
             now = (await queue.schedules.look(0)).now
             new = edit(record, record.schedule(id), now)
@@ -365,7 +362,6 @@ class QueueSchedules:
             if await queue.schedules.swap(id, seen, new.encode(), _next_due(new, schedule, now), None):
                 logger.info("schedule %r (%s) was %s%s", id, schedule, what, _by(by))
                 return await self._state_of(queue, id, new)
-        raise QueueUnavailableError(queue.label, f"schedule {id!r} is being changed all the time; try again")
 
     async def _state_of(self, queue: TaskQueue, id: str, record: ScheduleRecord) -> ScheduleState:
         statuses = await _statuses(queue, [record.last.job] if record.last else [])
