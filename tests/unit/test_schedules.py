@@ -150,6 +150,10 @@ class TestDeclared:
         with pytest.raises(InvalidScheduleError, match="timeout is"):
             registry.schedule(registry.get_task("report"), cron="* * * * *", timeout=timeout)
 
+    def test_kwargs_are_a_mapping(self, registry: Registry) -> None:
+        with pytest.raises(InvalidScheduleError, match=r"kwargs is \['eu'\]; give a mapping"):
+            registry.schedule(registry.get_task("report"), cron="* * * * *", kwargs=["eu"])  # type: ignore[arg-type]  # what is tested
+
     def test_an_unknown_option_is_named(self, registry: Registry) -> None:
         with pytest.raises(ConfigurationError, match="schedule 'report': unknown option 'crom'; known: cron"):
             registry.schedule(registry.get_task("report"), crom="* * * * *")  # type: ignore[misc]  # what is tested
@@ -221,6 +225,19 @@ class TestOperated:
             with pytest.raises(InvalidScheduleError, match="nothing to change"):
                 await registry.change_schedule("report")
             assert len(await registry.schedules()) == 1
+
+    async def test_arguments_arrive_as_what_they_were(self, registry: Registry) -> None:
+        seen: list[Any] = []
+
+        @registry.task
+        async def keep(*, at: datetime, number: int, part: float, names: dict[str, list[str]]) -> None:
+            seen.append((at, number, part, names))
+
+        given = {"at": DAY, "number": 2**70, "part": 0.1, "names": {"ü": ["\u2028", ""]}}
+        registry.schedule(keep, cron="0 0 1 1 *", kwargs=given)
+        async with running(registry):
+            await (await registry.run_schedule("keep")).result(timeout=10)
+        assert seen == [tuple(given.values())]
 
     async def test_it_is_operated_from_other_event_loops_too(self, registry: Registry) -> None:
         registry.schedule(registry.get_task("report"), cron="0 0 1 1 *")
