@@ -1,4 +1,4 @@
-"""``python -m benchmarks quick|full|peers|postgres|listings|profile``; the Makefile has targets for three."""
+"""``python -m benchmarks`` and what to measure; the Makefile has a target for the first three."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def main() -> None:
     profile.add_argument("--jobs", type=int, default=20_000, help="default: 20,000")
     profile.add_argument("--rounds", type=int, default=5, help="default: 5")
     profile.add_argument("--functions", type=int, default=0, help="also show so many functions; default: none")
+    commands.add_parser("schedules", help="how late schedules fire, and what they cost while none is due")
     options = parser.parse_args()
     with tempfile.NamedTemporaryFile(prefix="benchmark-marks-") as file:
         file.truncate(marks.SIZE)
@@ -48,6 +49,10 @@ def main() -> None:
             from benchmarks import profiling
 
             profiling.main(jobs=options.jobs, rounds=options.rounds, functions=options.functions)
+        elif options.command == "schedules":
+            from benchmarks import schedules
+
+            schedules.main()
         else:
             from benchmarks import peers
 

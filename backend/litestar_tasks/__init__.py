@@ -36,6 +36,7 @@ from litestar_tasks.exceptions import (
     NotAttachedError,
     PayloadError,
     QueueUnavailableError,
+    ScheduleNotFoundError,
     StartupError,
     TasksError,
     UnknownQueueError,
@@ -51,7 +52,7 @@ from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.registry import Registry
 from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear, Retry, Snooze
-from litestar_tasks.schedule import Schedule
+from litestar_tasks.schedule import Firing, Mark, Schedule, ScheduleOptions, ScheduleState
 from litestar_tasks.secret import Secret
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
 from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
@@ -83,6 +84,7 @@ __all__ = (
     "Event",
     "Exclusive",
     "Exponential",
+    "Firing",
     "InvalidScheduleError",
     "InvalidTaskError",
     "JobAbortedError",
@@ -97,6 +99,7 @@ __all__ = (
     "JobStatus",
     "Linear",
     "LogLine",
+    "Mark",
     "Middleware",
     "NotAttachedError",
     "OutboxConfig",
@@ -107,6 +110,9 @@ __all__ = (
     "RegistryOptions",
     "Retry",
     "Schedule",
+    "ScheduleNotFoundError",
+    "ScheduleOptions",
+    "ScheduleState",
     "Secret",
     "Snooze",
     "StartupError",

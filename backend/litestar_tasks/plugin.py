@@ -204,7 +204,13 @@ class TasksPlugin(InitPlugin, CLIPlugin):
 
             outbox = Outbox(self._database, broker)
         attachment = Attachment(
-            loop, self._config.broker, broker.find, broker.locate, keyring, outbox.writer if outbox else None
+            loop,
+            self._config.broker,
+            broker.find,
+            broker.locate,
+            broker.schedules,
+            keyring,
+            outbox.writer if outbox else None,
         )
         with self._config.registry.attach(attachment):
             brokers = self._brokers.setdefault(loop, [])
@@ -347,7 +353,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         self, workers: list[Worker], *, drain: bool = False, ended: Callable[[], None] = lambda: None
     ) -> AsyncGenerator[list[asyncio.Task[None]], None]:
         """Let workers work, and hand out what does; ``ended`` is called when a part of it ends by itself."""
-        scheduler = Scheduler(self._config.registry, self._broker().find)
+        broker = self._broker()
+        scheduler = Scheduler(broker.schedules, broker.queues, [worker.queue.label for worker in workers])
         for worker in workers:
             await worker.open()
         parts = [asyncio.create_task(worker.start(), name=f"worker-{worker.queue.label}") for worker in workers]

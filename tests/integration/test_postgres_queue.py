@@ -153,10 +153,12 @@ async def test_a_database_without_tables_is_refused_with_the_command_that_makes_
 async def test_old_tables_are_refused_and_newer_ones_are_not(cluster: PostgresServer, make_queue: MakeQueue) -> None:
     url = cluster.create_database()
     migrate(url, lambda _: None)
-    rows(url, "DELETE FROM litestar_tasks_schema; INSERT INTO litestar_tasks_schema (version) VALUES (0)")
-    with pytest.raises(BrokerError, match=rf'at version 0, and this release needs {schema.VERSION}; run "litestar'):
+    rows(url, "UPDATE litestar_tasks_schema SET version = version - 1")
+    with pytest.raises(
+        BrokerError, match=rf'at version {schema.VERSION - 1}, and this release needs {schema.VERSION}; run "litestar'
+    ):
         await make_queue(url).connect()
-    rows(url, f"UPDATE litestar_tasks_schema SET version = {schema.VERSION + 1}")
+    rows(url, f"UPDATE litestar_tasks_schema SET version = {schema.VERSION + 1} WHERE version = {schema.VERSION - 1}")
     await make_queue(url).connect()
 
 

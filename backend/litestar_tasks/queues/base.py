@@ -25,6 +25,7 @@ from litestar_tasks.job import ENDS, Event, JobSpec, JobStatus, Submission, even
 from litestar_tasks.queues.following import apply_to_follow_ups, queues_of_follow_ups, successors
 from litestar_tasks.queues.locks import LOCK
 from litestar_tasks.queues.operations import Operations
+from litestar_tasks.queues.schedules import ScheduleStore
 
 if TYPE_CHECKING:
     from litestar_tasks.middleware import EnqueueHook
@@ -129,10 +130,12 @@ class TaskQueue(Queue, Operations):
         label: The name that tasks, routes and configurations use.
         registry: The tasks that may be enqueued by name.
         on_enqueue: What sees each call before it is stored, before the hooks of its registry and its task.
+        schedules: The queue's schedules.
         neighbours: The queues of the same broker by label, for follow-ups that go to another one.
     """
 
     label: str
+    schedules: ScheduleStore
     registry: Registry
     on_enqueue: tuple[EnqueueHook, ...] = ()
     neighbours: Mapping[str, TaskQueue] = {}
@@ -180,6 +183,12 @@ class TaskQueue(Queue, Operations):
             QueueUnavailableError: The broker did not answer in time.
         """
         return await self._submit_job(self.build(spec), once=spec.once)
+
+    async def prepare(self, spec: JobSpec) -> Job:
+        """One call as a job that is to be stored, after all that sees it before."""
+        job = self.build(spec)
+        await self._before_enqueue(job)
+        return job
 
     async def submit_many(self, specs: Sequence[JobSpec]) -> list[Submission]:
         """Store many calls, in order, with as few round trips as the broker allows.
@@ -355,12 +364,6 @@ class TaskQueue(Queue, Operations):
         return ended.result if ended else None
 
     # The outbox's side
-
-    async def prepare(self, spec: JobSpec) -> Job:
-        """The job of a call that is to be stored later, after everything that sees calls before they are."""
-        job = self.build(spec)
-        await self._before_enqueue(job)
-        return job
 
     @abstractmethod
     async def deliver(self, deliveries: Sequence[Delivery]) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from litestar_tasks.queues.base import Delivery
     from litestar_tasks.queues.outage import Outage
-    from litestar_tasks.queues.postgres.connection import Link
+    from litestar_tasks.queues.postgres.connection import Connection, Link
     from litestar_tasks.queues.postgres.listener import Announcer
     from litestar_tasks.uniqueness import Lock
 

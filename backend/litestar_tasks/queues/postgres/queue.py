@@ -39,6 +39,7 @@ from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
 from litestar_tasks.queues.postgres.producer import Producer, insertions
 from litestar_tasks.queues.postgres.records import job_of
+from litestar_tasks.queues.postgres.schedules import PostgresSchedules
 from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
 
 if TYPE_CHECKING:
@@ -137,6 +138,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         )
         self._operator = PostgresOperations(self, label, self._reader, self._announcer, self._terms.limits)
         self._operations = self._operator
+        self.schedules = PostgresSchedules(self.name, label, self._reader, self._announcer, self._producer.store_within)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 

@@ -32,6 +32,7 @@ from litestar_tasks.queues.redis.operations import RedisOperations
 from litestar_tasks.queues.redis.producer import Producer
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
+from litestar_tasks.queues.redis.schedules import RedisSchedules
 from litestar_tasks.queues.redis.waiters import Announcements
 from litestar_tasks.queues.retention import FAILED_TTL
 from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
@@ -138,6 +139,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         self._announcements = Announcements(self._endpoint, self._outage)
         self._operator = RedisOperations(self, label, self._endpoint, self._layout, self._terms.limits)
         self._operations = self._operator
+        self.schedules = RedisSchedules(label, self._endpoint, self._layout, self._producer.arguments)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 
@@ -368,6 +370,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         await self._reader.close()
         await self._commands.close()
         await self._operator.close()
+        await self.schedules.close()
         await self.redis.connection_pool.disconnect()
 
     # Details
