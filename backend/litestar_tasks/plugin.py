@@ -110,7 +110,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         if self._config.dashboard is not None:
             from litestar_tasks.dashboard import dashboard_handlers
 
-            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard))
+            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard, self._config.registry))
         return app_config
 
     def on_cli_init(self, cli: Group) -> None:

@@ -29,7 +29,7 @@ from saq.job import Job, Status
 
 from litestar_tasks import DashboardConfig, Registry, TasksConfig, TasksPlugin
 from litestar_tasks.dashboard import announce
-from litestar_tasks.dashboard.redaction import shown, shown_end
+from litestar_tasks.dashboard.redaction import Redactor
 from litestar_tasks.exceptions import QueueUnavailableError
 from litestar_tasks.queues.base import TaskQueue
 from litestar_tasks.queues.memory import MemoryQueue

@@ -6,7 +6,7 @@ One route serves everything under ``DashboardConfig.path``, so that one list of 
     headers     what every response says to the browser
     places      addresses: job keys with slashes, relative links under any proxy prefix
     redaction   values as text, without secrets, cut to a length
-    views       what there is to see, as plain values
+
     actions     retry and abort
     answers     those values as JSON or as pages
     routes      which address shows what

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -20,8 +20,11 @@ from litestar_tasks.correlation import CORRELATION, correlation_id
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.job import ENDS, Event, JobSpec, JobStatus, Submission, event_of, status_of
 from litestar_tasks.queues.operations import Operations
+from litestar_tasks.queues.reports import WorkerReport, read_reports
 
 if TYPE_CHECKING:
+    from saq.types import WorkerInfo
+
     from litestar_tasks.middleware import EnqueueHook
     from litestar_tasks.registry import Registry
 
@@ -271,6 +274,18 @@ class TaskQueue(Queue, Operations):
         if ended is not None and ended.status is not Status.COMPLETE:
             raise SaqJobError(ended)
         return ended.result if ended else None
+
+    async def workers(self) -> list[WorkerReport]:
+        """Who works on this queue, as they said last, every ten seconds; those that fell silent for up to an hour.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer.
+        """
+        return read_reports(self.label, await self.worker_infos())
+
+    @abstractmethod
+    async def worker_infos(self) -> Mapping[str, WorkerInfo]:
+        """What ``write_worker_info`` stored and what has not expired, by the workers' ids."""
 
     # The worker's side
 

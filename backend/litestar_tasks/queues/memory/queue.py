@@ -22,6 +22,7 @@ from litestar_tasks.queues.memory.operations import MemoryOperations
 from litestar_tasks.queues.memory.state import State
 from litestar_tasks.queues.operated import Operated
 from litestar_tasks.queues.operations import Capability, JobState
+from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ class MemoryQueue(Operated, TaskQueue):
         orders = (order.walk(down=False, after=None) for order in (state.active, state.queued, state.scheduled))
         keys = [key for _, key in itertools.islice(itertools.chain(*orders), offset, offset + limit)] if jobs else []
         return {
-            "workers": self._workers,
+            "workers": living(self._workers),
             "name": self.name,
             "queued": queued,
             "active": active,
@@ -237,6 +238,10 @@ class MemoryQueue(Operated, TaskQueue):
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Remember what a worker says of itself."""
         self._workers[worker_id] = info
+
+    async def worker_infos(self) -> dict[str, WorkerInfo]:
+        """See ``TaskQueue.worker_infos``."""
+        return self._workers
 
     # The worker's side
 

@@ -32,6 +32,7 @@ from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
 from litestar_tasks.queues.postgres.producer import Producer
 from litestar_tasks.queues.postgres.records import job_of
+from litestar_tasks.queues.reports import living
 
 if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
@@ -306,8 +307,7 @@ class PostgresQueue(Operated, TaskQueue):
     async def info(self, jobs: bool = False, offset: int = 0, limit: int = 10) -> QueueInfo:
         """SAQ's summary of the queue; active jobs come first among ``jobs``."""
         ready, due, scheduled, active = await self._live()
-        with self._answering():
-            workers = await self._reader.ask(statements.WORKERS, {"queue": self.name})
+        workers = living(await self.worker_infos())
         found: list[Job] = []
         for state in ("active", "queued", "scheduled") if jobs else ():
             cursor: str | None = None
@@ -318,7 +318,7 @@ class PostgresQueue(Operated, TaskQueue):
                 if (cursor := page.cursor) is None:
                     break
         return {
-            "workers": dict(workers),
+            "workers": workers,
             "name": self.name,
             "queued": ready + due,
             "active": active,
@@ -382,6 +382,11 @@ class PostgresQueue(Operated, TaskQueue):
     async def _ended(self, keys: Sequence[str]) -> list[tuple[str, Status]]:
         jobs = await self.jobs(keys)
         return [(job.key, job.status) for job in jobs if job is not None and job.status in TERMINAL_STATUSES]
+
+    async def worker_infos(self) -> dict[str, WorkerInfo]:
+        """See ``TaskQueue.worker_infos``."""
+        with self._answering():
+            return dict(await self._reader.ask(statements.WORKERS, {"queue": self.name}))
 
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Let a worker say of itself what SAQ's tools show; nothing here depends on it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Sequence
@@ -36,6 +37,7 @@ from litestar_tasks.queues.redis.producer import Producer
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
 from litestar_tasks.queues.redis.waiters import Announcements, Watch
+from litestar_tasks.queues.reports import living
 
 if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
@@ -309,6 +311,7 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
     async def info(self, jobs: bool = False, offset: int = 0, limit: int = 10) -> QueueInfo:
         """SAQ's summary of the queue; active jobs come first among ``jobs``."""
         info = await super().info(jobs=False)
+        info["workers"] = living(info["workers"])
         due = now() / 1000
         incomplete = self._layout.incomplete
         info["active"] = await self.count("active")
@@ -381,6 +384,13 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
     async def _ended(self, keys: Sequence[str]) -> list[tuple[str, Status]]:
         jobs = await self.jobs(keys)
         return [(job.key, job.status) for job in jobs if job is not None and job.status in TERMINAL_STATUSES]
+
+    async def worker_infos(self) -> dict[str, WorkerInfo]:
+        """See ``TaskQueue.worker_infos``."""
+        keys = await self._command("ZRANGEBYSCORE", self.namespace("stats"), now(), "+inf")
+        texts = await self._command("MGET", *keys) if keys else []
+        found = zip(keys, texts, strict=True)
+        return {key.decode().rpartition(":")[2]: json.loads(text) for key, text in found if text is not None}
 
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Let a worker say of itself what SAQ's tools show; nothing here depends on it."""

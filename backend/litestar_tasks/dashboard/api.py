@@ -1,0 +1,370 @@
+"""The same as the pages, as JSON: for scripts, other front ends and probes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from litestar.exceptions import HTTPException, ValidationException
+
+from litestar_tasks.dashboard import actions, answers, job, stats, tasks
+from litestar_tasks.dashboard.asking import asking
+from litestar_tasks.dashboard.job_view import JobRow
+from litestar_tasks.dashboard.jobs import act_on_all, act_on_some, allowed
+from litestar_tasks.dashboard.search import find, read_search
+from litestar_tasks.dashboard.stats import SPANS
+from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
+from litestar_tasks.dashboard.watch import Look
+from litestar_tasks.dashboard.workers import processes
+from litestar_tasks.exceptions import ConfigurationError, PayloadError
+
+if TYPE_CHECKING:
+    from litestar_tasks.task import AnyTask
+
+__all__ = (
+    "ROUTES",
+    "BulkBody",
+    "BulkResult",
+    "CopyBody",
+    "EnqueueBody",
+    "Health",
+    "JobRef",
+    "Jobs",
+    "Key",
+    "QueueView",
+    "Stats",
+    "TaskDetail",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueView:
+    """How a queue stands."""
+
+    name: str
+    active: int
+    queued: int
+    scheduled: int
+    counts: Mapping[str, int]
+    """By state; retrying jobs are counted among the scheduled ones, quarantined among the failed ones, too."""
+    paused: bool
+    paused_by: str
+    oldest: datetime | None
+    """Since when the job has been waiting that is claimed next."""
+    workers: int
+    """Those that are heard of."""
+    capabilities: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Jobs:
+    """A page of jobs."""
+
+    jobs: Sequence[JobRow]
+    cursor: str
+    """Where the next page begins; "" where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """The job that it is about."""
+
+    key: str
+    queue: str = ""
+    id: str = ""
+    deduplicated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRef:
+    """A job, by its queue and key."""
+
+    queue: str
+    key: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkBody:
+    """Some jobs by their keys, or all that match a search."""
+
+    jobs: Sequence[JobRef] = ()
+    search: Mapping[str, str] | None = None
+    """``state``, and what narrows it: ``queue``, ``task``, ``tag``, ``q``, ``since``, ``until``."""
+    places: Mapping[str, str] | None = None
+    """Where to go on, from the answer before."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BulkResult:
+    """What one step of an operation on many jobs did. It goes on with the same search and these places."""
+
+    done: int
+    skipped: int
+    places: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Empty at the end."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EnqueueBody:
+    """A call."""
+
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    options: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """What ``using`` takes; ``run_at`` as a text in ISO's form."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyBody:
+    """The arguments of a new job in place of an old one."""
+
+    kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskDetail(tasks.TaskView):
+    """A registered task, with the JSON schema of its arguments and how it fared in the last day."""
+
+    arguments: Mapping[str, Any]
+    complete: int
+    failed: int
+    retried: int
+    aborted: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stats:
+    """How attempts ended and how long they took, in seconds; percentiles are None where none ended."""
+
+    start: datetime
+    end: datetime
+    complete: int
+    failed: int
+    retried: int
+    aborted: int
+    wait_p50: float | None
+    wait_p95: float | None
+    run_p50: float | None
+    run_p95: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """Whether jobs can be run: "ok", "no workers" or "broker unreachable", on the whole and for each queue."""
+
+    status: str
+    queues: Mapping[str, str] = field(default_factory=dict[str, str])
+
+
+async def _queues(visit: Visit) -> Answer:
+    looks = await visit.watch.looks(visit.queues.values())
+    return answers.json({"queues": [_queue_view(visit, look) for look in looks]})
+
+
+async def _queue(visit: Visit, label: str) -> Answer:
+    return answers.json({"queue": _queue_view(visit, await visit.watch.look(visit.queue(label)))})
+
+
+async def _queue_action(visit: Visit, label: str, action: str) -> Answer:
+    queue = visit.queue(label)
+    if action == "purge":
+        return answers.json({"purged": await actions.purge(visit, queue)})
+    await (actions.pause if action == "pause" else actions.resume)(visit, queue)
+    return await _queue(visit, label)
+
+
+async def _jobs(visit: Visit) -> Answer:
+    search = read_search(visit.request.query_params)
+    limit = visit.param("limit", "50")
+    if not limit.isdecimal() or not 1 <= int(limit) <= 500:
+        raise ValidationException(f"limit is {limit!r}; give a whole number from 1 to 500.")
+    listing = await find(visit, search, cursor=visit.param("cursor"), limit=int(limit))
+    return answers.json(Jobs(jobs=listing.rows, cursor=listing.cursor))
+
+
+async def _bulk(visit: Visit, action: str) -> Answer:
+    body = await _body(visit, BulkBody)
+    if (body.search is None) == (not body.jobs):
+        raise ValidationException("Give either jobs or a search.")
+    if body.search is None:
+        chosen = [(visit.queue(one.queue), one.key) for one in body.jobs]
+        done, skipped = await act_on_some(visit, allowed(action, None), chosen)
+        return answers.json(BulkResult(done=done, skipped=skipped))
+    if not body.search.get("state"):
+        raise ValidationException('The search names no state; give one such as {"state": "failed"}.')
+    search = read_search(body.search)
+    step = await act_on_all(visit, allowed(action, search.state), search, body.places)
+    return answers.json(BulkResult(done=step.done, skipped=step.skipped, places=step.places))
+
+
+async def _job(visit: Visit, label: str, key: str) -> Answer:
+    return answers.json({"job": await job.view(visit, visit.queue(label), key)})
+
+
+async def _job_action(visit: Visit, label: str, key: str, action: str) -> Answer:
+    key = await job.ACTIONS[action](visit, visit.queue(label), key)
+    return answers.json(Key(key=key, queue=label), status_code=202)
+
+
+async def _delete(visit: Visit, label: str, key: str) -> Answer:
+    return await _job_action(visit, label, key, "delete")
+
+
+async def _copy(visit: Visit, label: str, key: str) -> Answer:
+    body = await _body(visit, CopyBody)
+    try:
+        handle = await job.copy(visit, visit.queue(label), key, body.kwargs)
+    except PayloadError as error:
+        raise ValidationException(visit.redactor.text(str(error))) from error
+    own = handle.id.removeprefix(visit.queue(label).job_id(""))
+    return answers.json(Key(key=own, queue=label, id=handle.id), status_code=201)
+
+
+async def _tasks(visit: Visit) -> Answer:
+    declared = visit.registry.get_schedules()
+    found = [tasks.task_view(visit, task, declared) for task in visit.registry.get_all_tasks()]
+    return answers.json({"tasks": found})
+
+
+async def _task(visit: Visit, name: str) -> Answer:
+    task = tasks.find_task(visit, name)
+    minutes = [
+        minute
+        for queue in visit.queues.values()
+        for minute in await visit.watch.minutes(queue, SPANS["day"])
+        if name in minute.tasks
+    ]
+    tally = stats.total(minutes, task=name)
+    view = tasks.task_view(visit, task, visit.registry.get_schedules())
+    detail = TaskDetail(
+        **{one: getattr(view, one) for one in tasks.TaskView.__dataclass_fields__},
+        arguments=_schema(task),
+        complete=tally.complete,
+        failed=tally.failed,
+        retried=tally.retried,
+        aborted=tally.aborted,
+    )
+    return answers.json({"task": detail})
+
+
+async def _enqueue(visit: Visit, name: str) -> Answer:
+    task, body = tasks.find_task(visit, name), await _body(visit, EnqueueBody)
+    options = dict(body.options)
+    try:
+        if isinstance(options.get("run_at"), str):
+            options["run_at"] = datetime.fromisoformat(options["run_at"])
+        handle = await tasks.enqueue(visit, task, body.kwargs, options)
+    except (PayloadError, ConfigurationError, ValueError) as error:
+        raise ValidationException(visit.redactor.text(str(error))) from error
+    label = task.option("queue", options)
+    key = handle.id.removeprefix(visit.queue(label).job_id(""))
+    return answers.json(
+        Key(key=key, queue=label, id=handle.id, deduplicated=handle.deduplicated), status_code=201
+    )
+
+
+async def _stats(visit: Visit) -> Answer:
+    span, label, task = visit.param("range", "hour"), visit.param("queue"), visit.param("task") or None
+    if span not in SPANS:
+        raise ValidationException(f"range is {span!r}; give one of {', '.join(SPANS)}.")
+    queues = [visit.queue(label)] if label else list(visit.queues.values())
+    minutes = [minute for queue in queues for minute in await visit.watch.minutes(queue, SPANS[span])]
+    found = [
+        Stats(
+            start=bucket.start,
+            end=bucket.end,
+            complete=tally.complete,
+            failed=tally.failed,
+            retried=tally.retried,
+            aborted=tally.aborted,
+            wait_p50=tally.waiting(0.5),
+            wait_p95=tally.waiting(0.95),
+            run_p50=tally.running(0.5),
+            run_p95=tally.running(0.95),
+        )
+        for bucket in stats.buckets(minutes, span, task=task)
+        if (tally := bucket.tally)
+    ]
+    return answers.json({"stats": found})
+
+
+async def _workers(visit: Visit) -> Answer:
+    return answers.json({"workers": await processes(visit, jobs=True)})
+
+
+async def _health(visit: Visit) -> Answer:
+    states = dict(
+        zip(visit.queues, await asyncio.gather(*(_state(visit, label) for label in visit.queues)), strict=True)
+    )
+    status = next((one for one in ("broker unreachable", "no workers") if one in states.values()), "ok")
+    return answers.json(Health(status=status, queues=states), status_code=200 if status == "ok" else 503)
+
+
+async def _state(visit: Visit, label: str) -> str:
+    queue = visit.queue(label)
+    try:
+        async with asking(queue):
+            found = await queue.workers()
+    except HTTPException:
+        return "broker unreachable"
+    return "ok" if any(not worker.lost for worker in found) else "no workers"
+
+
+def _queue_view(visit: Visit, look: Look) -> QueueView:
+    return QueueView(
+        name=look.label,
+        active=look.counts["active"],
+        queued=look.counts["queued"],
+        scheduled=look.counts["scheduled"],
+        counts=dict(look.counts),
+        paused=look.pause is not None,
+        paused_by=visit.redactor.text(look.pause.by) if look.pause else "",
+        oldest=look.oldest,
+        workers=len(look.alive),
+        capabilities=sorted(visit.queue(look.label).capabilities),
+    )
+
+
+def _schema(task: AnyTask) -> dict[str, Any]:
+    return task.payload.schema()
+
+
+async def _body(visit: Visit, kind: type[Any]) -> Any:
+    """What a request carries.
+
+    Raises:
+        ValidationException: It is no JSON of that form.
+    """
+    try:
+        return msgspec.json.decode(await visit.request.body() or b"{}", type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValidationException(f"The body cannot be read: {error}") from error
+
+
+_JOB: Final = "/api/queues/{label}/jobs/{key}"
+ROUTES: Final[tuple[Route, ...]] = (
+    route("GET", "/api/queues", _queues),
+    route("GET", "/api/queues/{label}", _queue),
+    *(
+        route("POST", f"/api/queues/{{label}}/{action}", lambda visit, label, action=action: _queue_action(visit, label, action))
+        for action in ("pause", "resume", "purge")
+    ),
+    route("GET", "/api/jobs", _jobs),
+    route("POST", "/api/jobs/{action}", _bulk),
+    *(
+        route("POST", f"{_JOB}/{action}", lambda visit, label, key, action=action: _job_action(visit, label, key, action))
+        for action in ("retry", "abort")
+    ),
+    route("POST", f"{_JOB}/copies", _copy),
+    route("GET", _JOB, _job),
+    route("DELETE", _JOB, _delete),
+    route("GET", "/api/tasks", _tasks),
+    route("GET", "/api/tasks/{name}", _task),
+    route("POST", "/api/tasks/{name}/jobs", _enqueue),
+    route("GET", "/api/stats", _stats),
+    route("GET", "/api/workers", _workers),
+    route("GET", "/health", _health),
+)

@@ -1,0 +1,47 @@
+"""The first page: whether all is well, and where it is not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from litestar_tasks.dashboard import answers, charts, stats
+from litestar_tasks.dashboard.search import Search, find
+from litestar_tasks.dashboard.stats import SPANS, Tally
+from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
+from litestar_tasks.dashboard.workers import processes
+from litestar_tasks.queues.operations import STATES
+
+__all__ = ("ROUTES",)
+
+
+async def _page(visit: Visit) -> Answer:
+    span = visit.param("range", "hour") if visit.param("range", "hour") in SPANS else "hour"
+    looks = await visit.watch.looks(visit.queues.values())
+    by_queue = {label: await visit.watch.minutes(queue, SPANS[span]) for label, queue in visit.queues.items()}
+    minutes = [minute for found in by_queue.values() for minute in found]
+    buckets = stats.buckets(minutes, span)
+    workers = await processes(visit)
+    failed = await find(visit, Search("failed"), limit=6)
+    running = await find(visit, Search("active"), limit=6)
+    return answers.page(
+        "overview",
+        visit,
+        span=span,
+        looks=looks,
+        counts={state: sum(look.counts[state] for look in looks) for state in STATES},
+        tally=stats.total(minutes),
+        tallies={label: stats.total(found) for label, found in by_queue.items()},
+        finished=charts.columns(buckets),
+        waited=charts.lines(buckets, Tally.waiting),
+        ran=charts.lines(buckets, Tally.running),
+        processes=workers,
+        alive=[one for one in workers if not one.lost],
+        lost=[one for one in workers if one.lost],
+        failed=failed,
+        running=running,
+        metrics=any("metrics" in queue.capabilities for queue in visit.queues.values()),
+        live=True,
+    )
+
+
+ROUTES: Final[tuple[Route, ...]] = (route("GET", "", _page),)
