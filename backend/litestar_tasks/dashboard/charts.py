@@ -82,7 +82,7 @@ def columns(buckets: Sequence[Bucket]) -> Chart:
 
 def lines(buckets: Sequence[Bucket], read: Callable[[Tally, float], float | None]) -> Chart:
     """The median and the 95th percentile of a time, as ``Tally.waiting`` or ``Tally.running`` reads it."""
-    shares = (("half within", "median", 0.5), ("95 % within", "high", 0.95))
+    shares = (("median", "median", 0.5), ("95 %", "high", 0.95))
     values = [[read(bucket.tally, share) for bucket in buckets] for _, _, share in shares]
     known = [value for line in values for value in line if value is not None]
     top = _round_up(max(known, default=0.0))
@@ -113,8 +113,8 @@ def _height(value: float, top: float) -> float:
 
 
 def _round_up(value: float) -> float:
-    """The next value that reads well: 1, 2 or 5 times a power of ten."""
+    """The next value that reads well, such as 1, 1.5, 2 or 60."""
     if value <= 0:
         return 1.0
     power = 10.0 ** (ceil(log10(value)) - 1)
-    return next((power * step for step in (1, 2, 5, 10) if power * step >= value), power * 10)
+    return next((power * step for step in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if power * step >= value), power * 10)

@@ -54,10 +54,10 @@ async def processes(visit: Visit, *, jobs: bool = False) -> list[ProcessView]:
         jobs: Whether to list what they run. Defaults to False.
     """
     looks = await visit.watch.looks(visit.queues.values())
-    rows: dict[str, list[JobRow]] = {}
+    rows: dict[tuple[str, str], list[JobRow]] = {}
     if jobs:
         for row in (await find(visit, Search("active"), limit=100)).rows:
-            rows.setdefault(row.worker_id, []).append(row)
+            rows.setdefault((row.queue, row.worker_id), []).append(row)
     grouped: dict[Any, list[WorkerReport]] = {}
     for look in looks:
         for report in look.workers:
@@ -67,7 +67,7 @@ async def processes(visit: Visit, *, jobs: bool = False) -> list[ProcessView]:
     return sorted(found, key=lambda one: (one.lost, one.host, one.pid))
 
 
-def _process(visit: Visit, reports: Sequence[WorkerReport], rows: Mapping[str, Sequence[JobRow]]) -> ProcessView:
+def _process(visit: Visit, reports: Sequence[WorkerReport], rows: Mapping[tuple[str, str], Sequence[JobRow]]) -> ProcessView:
     latest = max(reports, key=lambda report: report.seen.timestamp() if report.seen else 0.0)
     metadata = {name: value for report in reports for name, value in report.metadata.items()}
     return ProcessView(
@@ -81,7 +81,7 @@ def _process(visit: Visit, reports: Sequence[WorkerReport], rows: Mapping[str, S
         cpus=latest.cpus,
         workers=sorted(reports, key=lambda report: report.queue),
         metadata=visit.redactor.shown(metadata, 2_000) if metadata else "",
-        jobs=[row for report in reports for row in rows.get(report.id, ())],
+        jobs=[row for report in reports for row in rows.get((report.queue, report.id), ())],
     )
 
 
