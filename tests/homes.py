@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 LITESTAR = Path(sys.executable).parent / "litestar"
-SOON = 20.0
+SOON = 60.0
 
 # Its jobs and its lifespan leave lines in a file, each with the process's id.
 APP = """

@@ -125,7 +125,7 @@ async def act(queue: TaskQueue, action: BulkAction, state: JobState, *, limit: i
     raise AssertionError("the operation did not come to an end")
 
 
-async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float = 20.0) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]], *, within: float = 40.0) -> None:
     """Wait until a condition holds, and fail when it does not in time."""
     deadline = time.monotonic() + within
     while not await condition():

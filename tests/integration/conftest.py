@@ -64,7 +64,7 @@ async def make_queue() -> AsyncIterator[Callable[..., RedisQueue]]:
         await queue.disconnect()
 
 
-async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within: float = 10.0) -> None:
+async def eventually(condition: Callable[[], bool | Awaitable[bool]], *, within: float = 30.0) -> None:
     """Wait until a condition holds, and fail when it does not in time."""
     deadline = time.monotonic() + within
     while True:

@@ -22,9 +22,10 @@ from saq.queue.postgres import PostgresQueue as StockQueue
 from litestar_tasks.config import TasksConfig
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, PayloadError, QueueUnavailableError
 from litestar_tasks.job import JobSpec
+from litestar_tasks.queues import patrol, served
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.operations import JobFilter
-from litestar_tasks.queues.postgres import PostgresQueue, consumer, listings, queue, schema, statements, upkeep
+from litestar_tasks.queues.postgres import PostgresQueue, consumer, listings, schema, statements, upkeep
 from litestar_tasks.queues.postgres.connection import Endpoint
 from litestar_tasks.queues.postgres.migrations import migrate
 from litestar_tasks.registry import Registry
@@ -520,6 +521,22 @@ async def test_a_row_that_is_no_job_is_put_aside_and_stops_nothing(url: str, mak
     assert page.jobs[0].meta["document"] == "garbage"
 
 
+async def test_counts_stop_at_the_number_that_the_queue_names(url: str, make_queue: MakeQueue) -> None:
+    one = make_queue(url)
+    await one.submit_many([spec(f"k{number}") for number in range(3)])
+    fill = """
+        INSERT INTO litestar_tasks_jobs (queue, key, job, status, task, scheduled, ended)
+        SELECT queue, {name} || n, job, {status}, task, {scheduled}, {ended}
+        FROM litestar_tasks_jobs, generate_series(1, {number}) AS n WHERE key = 'k0'
+    """
+    most = one.counted_up_to
+    assert most is not None and most >= 1_000
+    rows(url, fill.format(name="'d'", status="'complete'", scheduled="NULL", ended="now()", number=most + 5))
+    rows(url, fill.format(name="'w'", status="'queued'", scheduled="now() - interval '1 s'", ended="NULL", number=most))
+    counts = await one.counts()
+    assert (counts["complete"], counts["queued"], counts["scheduled"], counts["failed"]) == (most, most, 0, 0)
+
+
 # ---------------------------------------------------------------------------------------------------- recovery
 
 
@@ -613,9 +630,10 @@ async def test_a_blocked_event_loop_is_not_a_dead_process(url: str, make_queue: 
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looks by himself: what happens soon happens because it was announced."""
     monkeypatch.setattr(consumer, "_LOOK", 120.0)
-    monkeypatch.setattr(upkeep, "_LOOK", 120.0)
-    monkeypatch.setattr(queue, "_POLL", 120.0)
-    monkeypatch.setattr(queue, "_UNSURE_POLL", 120.0)
+    monkeypatch.setattr(patrol, "LOOK", 120.0)
+    monkeypatch.setattr(upkeep, "LOOK", 120.0)
+    monkeypatch.setattr(served, "_POLL", 120.0)
+    monkeypatch.setattr(served, "_UNSURE_POLL", 120.0)
 
 
 @pytest.mark.usefixtures("patient")
@@ -674,7 +692,7 @@ async def test_a_listening_connection_that_is_cut_is_made_again_and_nothing_is_m
 async def test_without_notifications_jobs_and_results_come_all_the_same(
     url: str, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(queue, "_POLL", 0.5)
+    monkeypatch.setattr(served, "_POLL", 0.5)
     producer, hand = make_queue(url), await Hand(make_queue(url)).open()
     for one in (producer, hand.queue):
         monkeypatch.setattr(one._announcer, "_start", lambda: None)
@@ -889,7 +907,7 @@ async def test_a_worker_starts_before_its_server(own: PostgresServer, make_queue
 async def test_stopping_while_the_server_is_away_names_what_will_run_again(
     own: PostgresServer, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(consumer, "_CLOSE", 0.5)
+    monkeypatch.setattr(consumer, "CLOSING", 0.5)
     hand = await Hand(make_queue(own.url(), **SHORT)).open()
     await hand.queue.submit(spec("k"))
     (job,) = await hand.take(1)

@@ -398,7 +398,7 @@ async def test_a_waiter_survives_an_outage(start_server: StartServer, make_queue
 async def test_stopping_while_the_server_is_away_names_what_will_run_again(
     start_server: StartServer, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("litestar_tasks.queues.redis.consumer._CLOSE", 0.5)
+    monkeypatch.setattr("litestar_tasks.queues.redis.consumer.CLOSING", 0.5)
     server = start_server()
     queue = await opened(make_queue(server.url))
     await queue.submit(spec(key="k"))

@@ -465,7 +465,7 @@ async def test_a_script_that_refuses_a_batch_for_one_operation_still_writes_the_
     await app.submit_many([spec(n, key=f"k{n}") for n in range(5)])
     jobs = await hand.take(5)
     consumer: Any = hand.queue._consumer
-    original = consumer._operation
+    original = consumer._settlement
 
     def spoil(job: ClaimedJob, *args: Any, **kwargs: Any) -> Any:
         operation = original(job, *args, **kwargs)
@@ -473,7 +473,7 @@ async def test_a_script_that_refuses_a_batch_for_one_operation_still_writes_the_
             operation.number = "soon"
         return operation
 
-    consumer._operation = spoil
+    consumer._settlement = spoil
     assert await asyncio.gather(*(hand.complete(job) for job in jobs)) == [True, True, False, True, True]
     assert "k2 cannot be written" in caplog.text
 
@@ -551,7 +551,7 @@ async def test_no_wake_up_is_lost_among_thousands_of_fast_jobs(app: RedisQueue, 
 async def test_a_waiter_looks_by_itself_when_the_message_is_lost(
     app: RedisQueue, hand: Hand, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("litestar_tasks.queues.redis.queue._POLL", 0.3)
+    monkeypatch.setattr("litestar_tasks.queues.served._POLL", 0.3)
     await app.submit(spec(key="k"))
     waiting = asyncio.create_task(app.wait("k", 10))
     (job,) = await hand.take(1)

@@ -21,7 +21,7 @@ import litestar_tasks
 from litestar_tasks.worker import supervised
 
 LINUX = sys.platform == "linux"
-SOON = 10.0
+SOON = 40.0
 
 # The supervisor needs nothing of the package but its own modules. Without the others it starts in no time, and there
 # are many to start here.

@@ -154,11 +154,12 @@ def versions() -> dict[str, str]:
 def overrides(name: str) -> list[str]:
     """Where a method of theirs, by its whole name, is replaced by ours."""
     stock, _, method = name.rpartition(".")
-    return [
-        f"{name_of(one)}.{method}"
-        for one in ours()
-        if method in vars(one) and any(name_of(base) == stock for base in one.__mro__)
-    ]
+    found: dict[str, None] = {}
+    for one in ours():
+        nearest = [base for base in one.__mro__ if method in vars(base)]
+        if stock in map(name_of, one.__mro__) and nearest and is_ours(nearest[0]):
+            found[f"{name_of(nearest[0])}.{method}"] = None
+    return list(found)
 
 
 def changes(before: dict[str, Any], now: dict[str, str]) -> list[str]:
@@ -198,7 +199,7 @@ def test_a_change_is_told_with_both_versions_and_what_of_ours_it_concerns() -> N
     get = name_of(litestar_saq.TaskQueues.get)
     del known["digests"][get]
     told = changes(known, digests())
-    now, ours_of_it = versions(), "litestar_tasks.queues.redis.queue.RedisQueue.sweep"
+    now, ours_of_it = versions(), "litestar_tasks.queues.served.ServedQueue.sweep"
     assert told == [
         f"{get} is new (litestar-saq 0.2 -> {now['litestar-saq']}); used as it is",
         f"saq.queue.redis.RedisQueue.sweep has changed (saq 0.1 -> {now['saq']}); replaced by {ours_of_it}",

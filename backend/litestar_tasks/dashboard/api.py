@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -51,6 +52,8 @@ class QueueView:
     scheduled: int
     counts: Mapping[str, int]
     """By state; retrying jobs are counted among the scheduled ones, quarantined among the failed ones, too."""
+    counted_up_to: int | None
+    """A count that is equal to it means "so many or more"; None where all are exact."""
     paused: bool
     paused_by: str
     oldest: datetime | None
@@ -160,11 +163,14 @@ class Health:
 
 
 async def _queues(visit: Visit) -> Answer:
+    for queue in visit.queues.values():
+        visit.watch.forget(queue)  # a script that has just enqueued wants to see it
     looks = await visit.watch.looks(visit.queues.values())
     return answers.json({"queues": [_queue_view(visit, look) for look in looks]})
 
 
 async def _queue(visit: Visit, label: str) -> Answer:
+    visit.watch.forget(visit.queue(label))
     return answers.json({"queue": _queue_view(visit, await visit.watch.look(visit.queue(label)))})
 
 
@@ -272,23 +278,7 @@ async def _stats(visit: Visit) -> Answer:
         raise ValidationException(f"range is {span!r}; give one of {', '.join(SPANS)}.")
     queues = [visit.queue(label)] if label else list(visit.queues.values())
     minutes = [minute for queue in queues for minute in await visit.watch.minutes(queue, SPANS[span])]
-    found = [
-        Stats(
-            start=bucket.start,
-            end=bucket.end,
-            complete=tally.complete,
-            failed=tally.failed,
-            retried=tally.retried,
-            aborted=tally.aborted,
-            wait_p50=tally.waiting(0.5),
-            wait_p95=tally.waiting(0.95),
-            run_p50=tally.running(0.5),
-            run_p95=tally.running(0.95),
-        )
-        for bucket in stats.buckets(minutes, span, task=task)
-        if (tally := bucket.tally)
-    ]
-    return answers.json({"stats": found})
+    return answers.json({"stats": [_bucket_view(bucket) for bucket in stats.buckets(minutes, span, task=task)]})
 
 
 async def _workers(visit: Visit) -> Answer:
@@ -319,12 +309,29 @@ def _queue_view(visit: Visit, look: Look) -> QueueView:
         active=look.counts["active"],
         queued=look.counts["queued"],
         scheduled=look.counts["scheduled"],
-        counts=dict(look.counts),
+        counts={state: number for state, number in look.counts.items()},
+        counted_up_to=look.cap,
         paused=look.pause is not None,
         paused_by=visit.redactor.text(look.pause.by) if look.pause else "",
         oldest=look.oldest,
         workers=len(look.alive),
         capabilities=sorted(visit.queue(look.label).capabilities),
+    )
+
+
+def _bucket_view(bucket: stats.Bucket) -> Stats:
+    tally = bucket.tally
+    return Stats(
+        start=bucket.start,
+        end=bucket.end,
+        complete=tally.complete,
+        failed=tally.failed,
+        retried=tally.retried,
+        aborted=tally.aborted,
+        wait_p50=tally.waiting(0.5),
+        wait_p95=tally.waiting(0.95),
+        run_p50=tally.running(0.5),
+        run_p95=tally.running(0.95),
     )
 
 
@@ -349,15 +356,12 @@ ROUTES: Final[tuple[Route, ...]] = (
     route("GET", "/api/queues", _queues),
     route("GET", "/api/queues/{label}", _queue),
     *(
-        route("POST", f"/api/queues/{{label}}/{action}", lambda visit, label, action=action: _queue_action(visit, label, action))
+        route("POST", f"/api/queues/{{label}}/{action}", partial(_queue_action, action=action))
         for action in ("pause", "resume", "purge")
     ),
     route("GET", "/api/jobs", _jobs),
     route("POST", "/api/jobs/{action}", _bulk),
-    *(
-        route("POST", f"{_JOB}/{action}", lambda visit, label, key, action=action: _job_action(visit, label, key, action))
-        for action in ("retry", "abort")
-    ),
+    *(route("POST", f"{_JOB}/{action}", partial(_job_action, action=action)) for action in ("retry", "abort")),
     route("POST", f"{_JOB}/copies", _copy),
     route("GET", _JOB, _job),
     route("DELETE", _JOB, _delete),

@@ -76,7 +76,7 @@ class BasicAuth:
                 address = connection.client.host if connection.client else "an unknown address"
                 logger.warning("a wrong name or password was sent to the dashboard from %s", address)
             raise NotAuthorizedException("This needs a name and a password.", headers=dict(self._challenge))
-        connection.scope.setdefault("state", {})[USER] = passed  # type: ignore[typeddict-item]  # Litestar's own type of it is narrower
+        connection.scope.setdefault("state", {})[USER] = passed
 
     def __repr__(self) -> str:
         return f"<BasicAuth for {', '.join(self._users)}>"

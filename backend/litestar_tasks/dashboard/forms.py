@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from enum import Enum
+from math import inf, isfinite
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, Union, get_args, get_origin
 from uuid import UUID
@@ -16,17 +17,18 @@ from uuid import UUID
 import msgspec
 
 from litestar_tasks.dashboard.redaction import Redactor
-from litestar_tasks.exceptions import PayloadError
+from litestar_tasks.exceptions import ConfigurationError, PayloadError
 from litestar_tasks.payload import Kind
 from litestar_tasks.redaction import MASK
 
 if TYPE_CHECKING:
     from litestar_tasks.task import AnyTask
 
-__all__ = ("Field", "fields_of", "read_fields", "secret_arguments", "typed")
+__all__ = ("Field", "fields_of", "read_fields", "read_number", "secret_arguments", "typed")
 
 _TEXTS: Final = (str, UUID, datetime, date, time, timedelta, Decimal, bytes)
 _LIMIT: Final = 300_000
+_SECRET: Final = "litestar_tasks.secret"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +139,21 @@ def typed(value: Any, annotation: Any) -> str:
     return _json(value, indent=2 if isinstance(value, (dict, list)) else None)
 
 
+def read_number(name: str, text: str) -> float:
+    """A number that somebody typed.
+
+    Raises:
+        ConfigurationError: It is none.
+    """
+    try:
+        number = float(text)
+    except ValueError:
+        number = inf
+    if not isfinite(number):
+        raise ConfigurationError(f"{name} is {text!r}; give a number")
+    return number
+
+
 def secret_arguments(task: AnyTask | None) -> frozenset[str]:
     """The arguments of a task that are annotated as secret."""
     if task is None:
@@ -145,9 +162,9 @@ def secret_arguments(task: AnyTask | None) -> frozenset[str]:
 
 
 def _is_secret(annotation: Any) -> bool:
-    names = {getattr(get_origin(annotation) or annotation, "__name__", "")}
-    names |= {getattr(type(extra), "__name__", "") for extra in getattr(annotation, "__metadata__", ())}
-    return "Secret" in names or any(map(_is_secret, get_args(annotation)))
+    """Whether it is a ``Secret``, or holds one: what is stored of it cannot be read anyway."""
+    marks = (getattr(extra, "extra", None) or {} for extra in getattr(annotation, "__metadata__", ()))
+    return any(_SECRET in mark for mark in marks) or any(map(_is_secret, get_args(annotation)))
 
 
 def _masked(task: AnyTask, redactor: Redactor, stored: Mapping[str, Any]) -> dict[str, Any]:

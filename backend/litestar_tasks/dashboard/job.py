@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar.exceptions import NotFoundException
@@ -152,10 +153,7 @@ def _options(record: Job) -> dict[str, Any]:
 
 ROUTES: Final[tuple[Route, ...]] = (
     route("GET", "/job", _find),
-    *(
-        route("POST", f"/queues/{{label}}/jobs/{{key}}/{action}", lambda visit, label, key, action=action: _act(visit, label, key, action))
-        for action in ACTIONS
-    ),
+    *(route("POST", f"/queues/{{label}}/jobs/{{key}}/{action}", partial(_act, action=action)) for action in ACTIONS),
     route("GET", "/queues/{label}/jobs/{key}/copies", _form),
     route("POST", "/queues/{label}/jobs/{key}/copies", _copy),
     route("GET", "/queues/{label}/jobs/{key}", _page),

@@ -136,7 +136,7 @@ def job_row(job: Job, redactor: Redactor, *, status: str | None = None, secret: 
 
 def job_view(job: Job, redactor: Redactor, *, status: JobStatus, secret: Collection[str] = ()) -> JobView:
     """A job with all that is kept of it; see ``job_row``."""
-    meta: dict[str, Any] = job.meta if isinstance(job.meta, dict) else {}
+    meta = _mapping(job.meta)
     how = _mapping(meta.get(ENDED))
     kwargs = _mapping(job.kwargs)
     masked = redactor.value(kwargs, _IN_DETAIL, secret=secret)
@@ -156,13 +156,10 @@ def job_view(job: Job, redactor: Redactor, *, status: JobStatus, secret: Collect
         history=[_attempt(entry, redactor) for entry in history(job)],
         log=[
             Line(moment_of(_number(line.get("at"))), redactor.text(str(line.get("text", ""))))
-            for line in map(_mapping, meta.get(LOG) if isinstance(meta.get(LOG), list) else ())
+            for line in map(_mapping, _list(meta.get(LOG)))
         ],
         parent=printable(str(meta.get("parent") or "")),
-        children=[
-            printable(str(child))
-            for child in (meta.get("children") if isinstance(meta.get("children"), list) else ())[:100]
-        ],
+        children=[printable(str(child)) for child in _list(meta.get("children"))[:100]],
         correlation=redactor.text(str(meta.get(CORRELATION) or "")),
         meta=redactor.shown(rest, _IN_LISTS * 10, indent=2) if rest else "",
     )
@@ -207,6 +204,10 @@ def _attempt(entry: Mapping[str, Any], redactor: Redactor) -> Attempt:
 
 def _mapping(value: Any) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _number(value: Any) -> float:

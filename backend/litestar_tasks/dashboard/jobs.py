@@ -24,6 +24,7 @@ from litestar_tasks.dashboard.search import (
     read_search,
 )
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
+from litestar_tasks.dashboard.watch import numbers
 from litestar_tasks.queues.operations import ENDED, STATES, WAITING, BulkAction, JobFilter, JobState
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ async def _list(visit: Visit) -> Answer:
         return answers.redirect(visit.place.link("queues", found.queue.label, "jobs", found.job.key))
     if search.queue:
         visit.queue(search.queue)
-        counts = next(dict(look.counts) for look in looks if look.label == search.queue)
+        looks = [look for look in looks if look.label == search.queue]
     pinned = search.pinned()  # a page that follows is one of the very same span
     listing = await find(visit, pinned, cursor=visit.param("cursor"))
     return answers.page(
@@ -73,7 +74,7 @@ async def _list(visit: Visit) -> Answer:
         visit,
         search=search,
         following=urlencode(pinned.params(cursor=listing.cursor)) if listing.cursor else "",
-        counts=counts,
+        numbers=numbers(looks),
         listing=listing,
         paged=bool(visit.param("cursor")),
         states=STATES,
@@ -122,7 +123,6 @@ async def _ask(visit: Visit, search: Search, action: BulkAction, *, wrong: str =
         action=action,
         number=number,
         more=more,
-        cap=CAP,
         wrong=wrong,
         back=_back(visit, search),
         live=False,

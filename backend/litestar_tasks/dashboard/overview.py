@@ -8,6 +8,7 @@ from litestar_tasks.dashboard import answers, charts, stats
 from litestar_tasks.dashboard.search import Search, find
 from litestar_tasks.dashboard.stats import SPANS, Tally
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
+from litestar_tasks.dashboard.watch import numbers
 from litestar_tasks.dashboard.workers import processes
 from litestar_tasks.queues.operations import STATES
 
@@ -28,6 +29,7 @@ async def _page(visit: Visit) -> Answer:
         visit,
         span=span,
         looks=looks,
+        numbers=numbers(looks),
         counts={state: sum(look.counts[state] for look in looks) for state in STATES},
         tally=stats.total(minutes),
         tallies={label: stats.total(found) for label, found in by_queue.items()},

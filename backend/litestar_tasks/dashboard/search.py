@@ -140,7 +140,7 @@ def read_search(values: Mapping[str, Any], *, state: JobState = "failed") -> Sea
     if given["state"] and given["state"] not in STATES:
         raise ValidationException(f"There is no state {given['state']!r} of jobs; there are {', '.join(STATES)}.")
     search = Search(
-        state=cast("JobState", given["state"] or state),
+        state=given["state"] or state,
         queue=given["queue"],
         task=given["task"],
         tag=given["tag"],
@@ -214,7 +214,8 @@ async def count_matches(visit: Visit, search: Search) -> tuple[int, bool]:
     queues = queues_of(visit, search)
     if not search.narrowed:
         looks = await visit.watch.looks(queues)
-        return sum(look.counts[search.state] for look in looks), False
+        capped = any(look.cap is not None and look.counts[search.state] >= look.cap for look in looks)
+        return sum(look.counts[search.state] for look in looks), capped
     number = 0
     for queue in queues:
         async for _ in matches(visit, queue, search):
@@ -262,8 +263,7 @@ def _rank(job: Job, search: Search) -> float:
         "scheduled": job.scheduled * 1000,
         "retrying": job.scheduled * 1000,
     }
-    moment = moments.get(search.state, job.completed)
-    return moment if isinstance(moment, (int, float)) else 0.0
+    return moments.get(search.state, job.completed)
 
 
 def _moment(text: str, name: str) -> datetime | None:

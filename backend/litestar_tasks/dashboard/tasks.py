@@ -12,7 +12,7 @@ from litestar.exceptions import NotFoundException
 
 from litestar_tasks.dashboard import actions, answers, charts, stats
 from litestar_tasks.dashboard.asking import asking
-from litestar_tasks.dashboard.forms import fields_of, read_fields
+from litestar_tasks.dashboard.forms import fields_of, read_fields, read_number
 from litestar_tasks.dashboard.search import Search, find
 from litestar_tasks.dashboard.stats import SPANS, Tally
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
@@ -166,9 +166,9 @@ async def _enqueue(visit: Visit, name: str) -> Answer:
     try:
         options: dict[str, Any] = {}
         if text := given.get("delay", "").strip():
-            options["delay"] = _number("delay", text)
+            options["delay"] = read_number("delay", text)
         if text := given.get("priority", "").strip():
-            options["priority"] = int(_number("priority", text))
+            options["priority"] = int(read_number("priority", text))
         for option in ("queue", "key", "tag"):
             if text := given.get(option, "").strip():
                 options[option] = text
@@ -187,13 +187,6 @@ def _written(parameter: inspect.Parameter) -> str:
     spelled = parameter.annotation if isinstance(parameter.annotation, str) else None
     text = str(parameter)
     return text.replace(repr(spelled), spelled, 1) if spelled else text
-
-
-def _number(name: str, text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ConfigurationError(f"{name} is {text!r}; give a number") from None
 
 
 def _sum(one: Tally, other: Tally) -> Tally:

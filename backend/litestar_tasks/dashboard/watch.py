@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from litestar_tasks.dashboard.asking import asking
-from litestar_tasks.queues.operations import JobFilter, JobState, Minute, Pause
+from litestar_tasks.dashboard.words import count
+from litestar_tasks.queues.operations import STATES, JobFilter, JobState, Minute, Pause
 from litestar_tasks.queues.reports import WorkerReport
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
 
-__all__ = ("Look", "Watch", "interval")
+__all__ = ("Look", "Watch", "interval", "numbers")
 
 _FRESH: Final = 1.0
 """Seconds for which an answer is good for others who ask."""
@@ -35,6 +36,12 @@ class Look:
     workers: list[WorkerReport]
     oldest: datetime | None
     """Since when the job has been waiting that is claimed next; None where none waits."""
+    cap: int | None
+    """Where its broker stops counting; None where it counts all."""
+
+    def number(self, state: JobState) -> str:
+        """How many jobs are in a state, in words: "12", "10 000+"."""
+        return numbers([self])[state]
 
     @property
     def alive(self) -> list[WorkerReport]:
@@ -107,6 +114,15 @@ class Watch:
         return [known.minutes[start] for start in sorted(known.minutes) if start >= since - timedelta(minutes=1)]
 
 
+def numbers(looks: Sequence[Look]) -> dict[JobState, str]:
+    """How many jobs are in each state of these queues together, in words: "12", "10 000+"."""
+    found: dict[JobState, str] = {}
+    for state in STATES:
+        capped = any(look.cap is not None and look.counts[state] >= look.cap for look in looks)
+        found[state] = count(sum(look.counts[state] for look in looks)) + ("+" if capped else "")
+    return found
+
+
 def interval(queues: int) -> float:
     """Seconds between two looks of a page that is open, for a broker with so many queues."""
     return max(2.5, queues / 2)
@@ -119,4 +135,4 @@ async def _look(queue: TaskQueue) -> Look:
         page = await queue.page(JobFilter(state="queued", newest_first=False), limit=1)
         for job in page.jobs:
             oldest = datetime.fromtimestamp(max(job.queued / 1000, job.scheduled), UTC)
-    return Look(queue.label, counts, pause, workers, oldest)
+    return Look(queue.label, counts, pause, workers, oldest, queue.counted_up_to)

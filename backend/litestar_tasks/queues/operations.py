@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final, Literal, TypeAlias
+from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
 
 from litestar_tasks.exceptions import ConfigurationError
 
@@ -187,10 +187,19 @@ class Operations(ABC):
 
     capabilities: frozenset[Capability]
     """What this broker can do."""
+    counted_up_to: ClassVar[int | None] = None
+    """Where ``counts`` stops: a state with this number holds so many jobs or more. None where it counts them all."""
 
     @abstractmethod
     async def counts(self) -> dict[JobState, int]:
-        """How many jobs are listed under each state, at no cost that grows with their number."""
+        """How many jobs are listed under each state, at no cost that grows with their number.
+
+        Redis and memory keep the numbers, and say them exactly. Postgres has to walk over what it counts, so it stops:
+        there no number is above ``counted_up_to``, and one that is equal to it means "so many or more".
+
+        Raises:
+            QueueUnavailableError: The broker did not answer.
+        """
 
     @abstractmethod
     async def page(self, which: JobFilter, *, limit: int = 50, cursor: str | None = None) -> Page:

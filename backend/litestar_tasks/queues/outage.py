@@ -28,7 +28,7 @@ class Outage:
     def __init__(self, queue: str, server: str, reason_of: Callable[[BaseException], str]) -> None:
         self._queue = queue
         self._server = server
-        self._reason_of = reason_of
+        self.reason_of = reason_of
         self._since: float | None = None
         self._pause = _FIRST_PAUSE
         self.reason = ""
@@ -40,7 +40,7 @@ class Outage:
 
     def failed(self, error: BaseException) -> None:
         """Note a call that failed for the server's or the network's sake."""
-        self.reason = self._reason_of(error)
+        self.reason = self.reason_of(error)
         if self._since is None:
             self._since = time.monotonic()
             self._pause = _FIRST_PAUSE

@@ -36,7 +36,8 @@ async def until_empty(workers: Sequence[Worker]) -> None:
             looks.append([waiting or 0 for waiting in look])
     for worker, waiting in zip(workers, looks[-1], strict=True):
         if waiting:
-            logger.warning("queue %r is paused; %d jobs are left in it", worker.queue.name, waiting)
+            more = " or more" if waiting == worker.queue.counted_up_to else ""
+            logger.warning("queue %r is paused; %d%s jobs are left in it", worker.queue.name, waiting, more)
 
 
 async def _left(worker: Worker) -> int | None:

@@ -17,10 +17,10 @@ from saq.types import CountKind, ListenCallback, QueueInfo, WorkerInfo
 from saq.utils import now
 
 from litestar_tasks.job import JobStatus, Submission, status_of
-from litestar_tasks.queues.base import FIELDS, ClaimedJob, Settlement, TaskQueue, WorkerHooks
+from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
+from litestar_tasks.queues.compatible import CompatibleQueue
 from litestar_tasks.queues.memory.operations import MemoryOperations
 from litestar_tasks.queues.memory.state import State
-from litestar_tasks.queues.operated import Operated
 from litestar_tasks.queues.operations import Capability, JobState
 from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.retention import record_ttl
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ("MemoryQueue",)
 
 _IDLE: Final = 1.0
-_FIXED: Final = frozenset({"function", "key", "queue", "status", "worker_id"})
 _LISTED: Final[dict[Settlement, tuple[JobState, ...]]] = {
     Settlement.COMPLETE: ("complete",),
     Settlement.FAILED: ("failed",),
@@ -40,7 +39,7 @@ _LISTED: Final[dict[Settlement, tuple[JobState, ...]]] = {
 }
 
 
-class MemoryQueue(Operated, TaskQueue):
+class MemoryQueue(CompatibleQueue):
     """A queue that behaves like the others and survives nothing.
 
     Records are kept as JSON, so what cannot be stored elsewhere cannot be stored here. One worker, one event loop.
@@ -64,12 +63,8 @@ class MemoryQueue(Operated, TaskQueue):
         keep_complete: int = 10_000,
         keep_failed: int = 100_000,
     ) -> None:
-        Queue.__init__(
-            self,
-            name=f"{namespace}.{label}" if namespace else label,
-            dump=msgspec.json.encode,
-            load=msgspec.json.decode,
-        )
+        name = f"{namespace}.{label}" if namespace else label
+        Queue.__init__(self, name=name, dump=msgspec.json.encode, load=msgspec.json.decode)
         self.label = label
         self.registry = cast("Registry", registry)
         self._keep: dict[JobState, int] = {
@@ -84,15 +79,12 @@ class MemoryQueue(Operated, TaskQueue):
         self._changed = asyncio.Condition()
         self._followers: list[Callable[[], None]] = []
         self._hooks: WorkerHooks | None = None
+        self._opening = asyncio.Lock()
         self._workers: dict[str, WorkerInfo] = {}
         self._operations = MemoryOperations(self, self._state, self._notify)
 
     def __repr__(self) -> str:
         return f"<MemoryQueue {self.name!r}>"
-
-    def job_id(self, job_key: str) -> str:
-        """The id in the form that SAQ gives it on Redis."""
-        return f"saq:job:{self.name}:{job_key}"
 
     # The producer's side
 
@@ -108,10 +100,6 @@ class MemoryQueue(Operated, TaskQueue):
         state.make_wait(job.key, job.priority, until=job.scheduled)
         await self._notify()
         return Submission(job)
-
-    async def _enqueue(self, job: Job) -> Job | None:
-        submission = await self.store(job)
-        return None if submission.deduplicated else submission.job
 
     # The reader's side
 
@@ -133,15 +121,10 @@ class MemoryQueue(Operated, TaskQueue):
             return "active"
         return "scheduled" if (self._state.scheduled.by(key) or 0) > time.time() else "queued"
 
-    async def wait(self, key: str, timeout: float | None) -> Job | None:
-        """See ``TaskQueue.wait``."""
-        try:
-            async with asyncio.timeout(timeout):
-                while (job := await self.job(key)) is not None and job.status not in TERMINAL_STATUSES:
-                    async with self._changed:
-                        await self._changed.wait()
-        except TimeoutError:
-            raise TimeoutError(f"job {self.job_id(key)!r} had not ended after {timeout or 0:g} s") from None
+    async def _wait(self, key: str) -> Job | None:
+        while (job := await self.job(key)) is not None and job.status not in TERMINAL_STATUSES:
+            async with self._changed:
+                await self._changed.wait()
         return job
 
     @asynccontextmanager
@@ -167,20 +150,18 @@ class MemoryQueue(Operated, TaskQueue):
         await self._end_aborted(job, reason)
         return True
 
-    async def update(self, job: Job, **kwargs: Any) -> None:
-        """Change fields of a job that has not ended; never its state."""
-        job.touched = now()
-        fields = {name: value for name, value in kwargs.items() if name in FIELDS and name not in _FIXED}
-        for name, value in fields.items():
-            setattr(job, name, value)
-        if self._active.get(job.key) is job:
-            self._write(job)
-        elif self._state.waits(job.key) or job.key in self._active:
-            record = {**self._load(self._state.records[job.key]), **fields, "touched": job.touched}
-            self._state.records[job.key] = cast("bytes", self._dump(record))
-        else:
-            return
+    def _held(self, job: Job) -> ClaimedJob | None:
+        return held if (held := self._active.get(job.key)) is job else None
+
+    async def _rewrite(self, job: ClaimedJob) -> None:
+        self._write(job)
         await self._notify()
+
+    async def _patch(self, key: str, fields: dict[str, Any]) -> None:
+        if self._state.waits(key) or key in self._active:
+            record = {**self._load(self._state.records[key]), **fields}
+            self._state.records[key] = cast("bytes", self._dump(record))
+            await self._notify()
 
     async def count(self, kind: CountKind) -> int:
         """How many jobs wait, run, or either."""
@@ -255,6 +236,9 @@ class MemoryQueue(Operated, TaskQueue):
             raise RuntimeError(f"queue {self.name!r} is open already; a queue in memory has one worker")
         self._worker_id, self._hooks = worker_id, hooks
 
+    def _is_open(self) -> bool:
+        return self._hooks is not None
+
     async def claim(self, limit: int, *, ahead: bool = False) -> list[ClaimedJob]:
         """See ``TaskQueue.claim``."""
         claimed = self._claim(limit)
@@ -307,37 +291,6 @@ class MemoryQueue(Operated, TaskQueue):
     async def disconnect(self) -> None:
         """Nothing is connected."""
 
-    # SAQ's way of working, for code that was written for it
-
-    async def dequeue(self, timeout: float = 0.0, poll_interval: float = 0.0) -> Job | None:
-        """SAQ's way of claiming one job."""
-        if self._hooks is None:
-            await self.open("dequeue", WorkerHooks(abort=lambda *_: None, lost=lambda _: None))
-        deadline = time.monotonic() + timeout if timeout else None
-        while not (claimed := await self.claim(1)):
-            if deadline is not None and time.monotonic() >= deadline:
-                return None
-        return claimed[0]
-
-    async def _update(self, job: Job, status: Status | None = None, **kwargs: Any) -> None:
-        """Never called: ``update`` is this class's own."""
-
-    async def _retry(self, job: Job, error: str | None) -> None:
-        if (held := self._active.get(job.key)) is not None and held is job:
-            await self.settle(held, Settlement.RETRY, delay=job.next_retry_delay())
-            return
-        if not await self.rerun(job.key):
-            raise ValueError(f"job {job.id!r} has not ended; only a job that has ended can be run again")
-        job.attempts, job.result, job.scheduled, job.queued = 0, None, 0, now()
-
-    async def _finish(self, job: Job, status: Status, *, result: Any = None, error: str | None = None) -> None:
-        if (held := self._active.get(job.key)) is not None and held is job:
-            await self.settle(held, Settlement(status.value))
-        elif status is Status.ABORTED:
-            await self.cancel(job.key, error or "aborted")
-        else:
-            raise ValueError(f"job {job.id!r} is not claimed here; only the worker that runs it can finish it")
-
     # Details
 
     def _claim(self, limit: int) -> list[ClaimedJob]:
@@ -379,4 +332,4 @@ class MemoryQueue(Operated, TaskQueue):
             self._changed.notify_all()
 
     def _write(self, job: Job) -> None:
-        self._state.records[job.key] = cast("bytes", self.serialize(job))
+        self._state.records[job.key] = self.serialize(job)

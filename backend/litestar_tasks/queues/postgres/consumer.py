@@ -6,17 +6,17 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Collection, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final
 
 import psycopg
 from psycopg import errors
 from saq.job import Status
 
 from litestar_tasks.exceptions import BrokerError
-from litestar_tasks.queues import records, retention
-from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, WorkerHooks
+from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
+from litestar_tasks.queues.holding import CLOSING, Hold, Terms
 from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of, rejects
 from litestar_tasks.queues.postgres.lease import LeaseThread
 from litestar_tasks.queues.postgres.settling import Operation, Settling
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.postgres.connection import Endpoint, Link
     from litestar_tasks.queues.postgres.listener import Announcer, Listener
 
-__all__ = ("Consumer", "Terms")
+__all__ = ("Consumer",)
 
 logger = logging.getLogger("litestar_tasks.queues")
 
@@ -52,31 +52,9 @@ LIMIT: Final = 200
 """Jobs that one statement claims or moves at the most."""
 _LOOK: Final = 1.0
 """Seconds after which a worker that has heard nothing looks for jobs by itself, and after which a claim answers."""
-_CLOSE: Final = 5.0
-_CHECKS: Final = 10
-_BACK: Final = (Settlement.RETRY, Settlement.SNOOZE, Settlement.HAND_BACK)
-_UNSTARTED: Final = {"started": 0, "worker_id": None}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """On what terms a worker holds jobs, and what is kept of them."""
-
-    lease: float = 15.0
-    """Seconds without a sign of life after which a worker counts as lost."""
-    renew_every: float = 3.0
-    """Seconds between two signs of life."""
-    max_losses: int = 3
-    """With the loss of so many workers a job is failed: it may be what kills them."""
-    keep_complete: int = 10_000
-    """Records of complete jobs. The cap wins over their ttl."""
-    keep_others: int = 100_000
-    """Records of failed, and as many of aborted jobs."""
-    failed_ttl: int = retention.FAILED_TTL
-    """Seconds for which the record of a job that failed or was aborted is kept at least."""
-
-
-class Consumer:
+class Consumer(Hold[Operation, LeaseThread]):
     """What one open queue does for its worker.
 
     Args:
@@ -91,6 +69,9 @@ class Consumer:
         hooks: How the worker is called back.
     """
 
+    _server = "Postgres"
+    _unheard = (BrokerError, psycopg.Error)
+
     def __init__(
         self,
         queue: Queue,
@@ -104,24 +85,12 @@ class Consumer:
         worker_id: str,
         hooks: WorkerHooks,
     ) -> None:
-        self._queue = queue
-        self._name = queue.name
-        self._endpoint = endpoint
+        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks)
         self._link = endpoint.link()
-        self._outage = outage
         self._listener = listener
         self._announcer = announcer
-        self._terms = terms
-        self._hooks = hooks
-        self.worker_id = worker_id
         self._process = this_process()
-        self._claims: dict[int, ClaimedJob] = {}
-        self._updates: dict[int, Operation] = {}
-        self._busy: set[int] = set()  # tokens that are being settled
-        self._aborting: set[int] = set()
         self._owner: int | None = None
-        self._loop = asyncio.get_running_loop()
-        self._tasks: set[asyncio.Task[Any]] = set()
         self._turn = asyncio.Lock()  # one claim waits, the others behind it
         self.claiming = asyncio.Lock()  # while held, the server may know of a claim that is not known here
         self._doubtful = False
@@ -129,34 +98,34 @@ class Consumer:
         self._due_at = 0.0  # something may be due that nobody has looked for
         self._closing = False
         self.has_ended = True  # whether jobs have ended here since old records were last looked for
-        self._settling = Settling(self._link, self._name, outage, failed_ttl=terms.failed_ttl, settled=self._settled)
+        self._settling = self._sending = Settling(
+            self._link, self._name, outage, failed_ttl=terms.limits.failed_ttl, settled=self._answered
+        )
         self._lease = LeaseThread(
-            endpoint, self._name, lease=terms.lease, every=terms.renew_every, report=self._report_from_thread
+            self._name,
+            endpoint.link,
+            lease=terms.lease,
+            every=terms.renew_every,
+            report=partial(self._from_thread, self._renewed),
         )
         self._upkeep = Upkeep(self, self._name, reader, outage, announcer, terms=terms, here=self._process)
 
     async def open(self) -> None:
-        """Register, and begin to renew, to listen and to recover.
-
-        A server that is away is waited for, in the background.
-
-        Raises:
-            BrokerError: The server refuses this user, or has no tables; waiting would not help.
-        """
+        """See ``Hold.open``."""
         try:
             await self._current()
         except Away as error:
             self._outage.failed(error)
         except psycopg.Error as error:
-            raise BrokerError(f"Postgres at {self._endpoint.address}: {reason_of(error)}") from error
+            raise BrokerError(f"Postgres at {self._address}: {reason_of(error)}") from error
         self._lease.start()
         self._upkeep.start()
         self._listener.add(self._announcer.work, self._command)
 
     # Claims
 
-    async def claim(self, limit: int) -> list[ClaimedJob]:
-        """See ``TaskQueue.claim``."""
+    async def claim(self, limit: int, *, exact: bool = False, ahead: bool = False) -> list[ClaimedJob]:
+        """See ``Hold.claim``. Never more than asked for, and nothing ahead."""
         deadline = time.monotonic() + _LOOK
         async with self._turn:
             while not self._closing and limit > 0:
@@ -189,7 +158,7 @@ class Consumer:
     def _return_claims(self, task: asyncio.Task[tuple[bool, list[ClaimedJob]]]) -> None:
         if not task.cancelled() and task.exception() is None:
             for job in task.result()[1]:
-                self._settle(self._operation(job, Settlement.HAND_BACK, 0))
+                self._settle(self._settlement(job, Settlement.HAND_BACK))
 
     async def _claim(self, limit: int) -> tuple[bool, list[ClaimedJob]]:
         """Claim once. Returns whether it is worth trying again at once, and the jobs."""
@@ -222,7 +191,7 @@ class Consumer:
         """See ``TaskQueue.settle``."""
         if self._claims.get(job.token) is not job or job.token in self._busy:
             return False
-        operation = self._operation(job, settlement, delay)
+        operation = self._settlement(job, settlement, delay)
         self._settle(operation)
         accepted = await operation.done
         if accepted and job.group_key is not None:  # the next one of its group may be waiting
@@ -230,116 +199,34 @@ class Consumer:
             self._announcer.ready()
         return accepted
 
-    async def update(self, job: ClaimedJob) -> bool:
-        """Write the fields of a claimed job as they are now, without changing its state."""
-        while (pending := self._updates.get(job.token)) is not None:
-            await asyncio.wait([pending.done])  # two at once could arrive in the wrong order
-        if self._claims.get(job.token) is not job or job.token in self._busy:
-            return False
-        document = records.encode(job, status=Status.ACTIVE)
-        operation = Operation(None, job.key, job.token, document, job.attempts, self._loop.create_future())
-        self._updates[job.token] = operation
-        self._settling.add(operation)
-        return await asyncio.shield(operation.done)
-
     async def recover(self) -> int:
         """Take what lost workers left, and return how many jobs there were."""
         return await self._upkeep.recover()
 
-    def holds(self, job: Any) -> bool:
-        """Whether this worker holds the claim that a job came with."""
-        return isinstance(job, ClaimedJob) and self._claims.get(job.token) is job
+    def _update(self, job: ClaimedJob, document: bytes) -> Operation:
+        return Operation(None, job.key, job.token, document, job.attempts, self._loop.create_future())
 
-    def _settle(self, operation: Operation) -> None:
-        self._busy.add(operation.token)
-        self._settling.add(operation)
-
-    def _operation(self, job: ClaimedJob, settlement: Settlement, delay: float) -> Operation:
-        done: asyncio.Future[bool] = self._loop.create_future()
-        if settlement in _BACK:
-            document = records.encode(job, status=Status.QUEUED, **_UNSTARTED)
-            return Operation(settlement, job.key, job.token, document, job.attempts, done, delay=max(0.0, delay))
-        ttl = retention.record_ttl(job, settlement, self._terms.failed_ttl)
-        return Operation(
-            settlement,
-            job.key,
-            job.token,
-            records.encode(job),
-            job.attempts,
-            done,
-            ttl=abs(ttl) if ttl else None,
-            listed=ttl >= 0,
-        )
+    def _settlement(self, job: ClaimedJob, settlement: Settlement, delay: float = 0) -> Operation:
+        return Operation.of(job, settlement, delay, self._terms.limits.failed_ttl, self._loop.create_future())
 
     def _accept(self, now: int, claims: Sequence[tuple[int, str, bytes]]) -> list[ClaimedJob]:
         """Make running jobs of what was claimed."""
-        jobs = self._restore(claims)
+        jobs = self._restore(claims, str)
         for job in jobs:
+            job.fence = job.token
             job.status = Status.ACTIVE
             job.started = now
             job.worker_id = self.worker_id
         return jobs
 
-    def _restore(self, claims: Iterable[tuple[int, str, bytes]]) -> list[ClaimedJob]:
-        """Make jobs of documents; what is no job is put aside as failed, and stops nothing."""
-        jobs: list[ClaimedJob] = []
-        for token, key, document in claims:
-            try:
-                job = records.restore(ClaimedJob, self._queue, document, key=key)
-            except records.UndecodableError as error:
-                self._quarantine(token, key, document, error)
-                continue
-            job.token = job.fence = token
-            self._claims[token] = job
-            jobs.append(job)
-        return jobs
-
-    def _quarantine(self, token: int, key: str, document: bytes, error: Exception) -> None:
-        logger.error("queue %r: %s is put aside as failed: %s", self._name, self._queue.job_id(key), error)
-        job = ClaimedJob(
-            function="(undecodable)",
-            queue=self._queue,
-            key=key,
-            status=Status.FAILED,
-            completed=_millis(),
-            error=f"undecodable: {error}",
-            meta={"document": document[:4096].decode("utf-8", "replace")},
-        )
-        job.token = token
-        self._claims[token] = job
-        self._settle(self._operation(job, Settlement.QUARANTINED, 0))
-
     def fail_lost(self, claims: Sequence[tuple[int, str, bytes]], *, left: bool) -> None:
         """Settle as failed what was taken from a lost worker, or from one that left it, and must not run again."""
-        for job in self._restore(claims):
-            if job.meta.get("at_most_once"):
-                how = "stopped" if left else "lost"
-                job.error = f"its worker was {how} while it ran, and it must not be started twice"
-            elif left:
-                self._settle(self._operation(job, Settlement.HAND_BACK, 0))
-                continue
-            else:
-                losses = job.meta.get("max_losses", self._terms.max_losses)
-                job.error = f"poison: {losses} workers were lost while they ran it, so it may be what ends them"
-            job.status, job.completed = Status.FAILED, _millis()
-            logger.error("queue %r: job %s is failed: %s", self._name, job.id, job.error)
-            self._settle(self._operation(job, Settlement.FAILED, 0))
+        self._fail_lost(self._restore(claims, str), left=left)
 
-    def _settled(self, operation: Operation, status: str | None) -> None:
-        if operation.settlement is None:
-            if self._updates.get(operation.token) is operation:
-                del self._updates[operation.token]
-        else:
-            self._claims.pop(operation.token, None)
-            self._busy.discard(operation.token)
-            self._aborting.discard(operation.token)
+    def _answered(self, operation: Operation, status: str | None) -> None:
         if status is not None:
             self._announce(operation, status)
-        if status is None and operation.resent:
-            # Refused because the first attempt was accepted, or because the claim was lost: the record tells.
-            self._spawn(self._check(operation))
-        elif not operation.done.done():
-            operation.done.set_result(status is not None)
+        self._settled(operation, status is not None)
 
     def _announce(self, operation: Operation, status: str) -> None:
         self._announcer.changed([(operation.key, status)])
@@ -349,30 +236,14 @@ class Consumer:
         elif operation.settlement is not None:
             self.has_ended = True
 
-    async def _check(self, operation: Operation) -> None:
-        """Find out whether a refused repetition had been accepted the first time."""
-        ours = False
-        for _ in range(_CHECKS):
-            try:
-                rows = await self._link.ask(READ, {"queue": self._name, "keys": [operation.key]})
-                ours = bool(rows) and rows[0][1].startswith(operation.document[:-1])
-                break
-            except (BrokerError, psycopg.Error):
-                await self._outage.pause()
-        else:
-            logger.warning(
-                "queue %r: whether the outcome of %s was written is unknown",
-                self._name,
-                self._queue.job_id(operation.key),
-            )
-        if not operation.done.done():
-            operation.done.set_result(ours)
+    def _id_of(self, operation: Operation) -> str:
+        return self._queue.job_id(operation.key)
+
+    async def _stored(self, operation: Operation) -> bytes | None:
+        rows = await self._link.ask(READ, {"queue": self._name, "keys": [operation.key]})
+        return rows[0][1] if rows else None
 
     # The lease
-
-    def lease(self) -> LeaseState:
-        """See ``TaskQueue.lease``."""
-        return LeaseState(age=time.monotonic() - self._lease.renewed, renewing=self._lease.is_alive())
 
     @property
     def owner(self) -> int | None:
@@ -409,29 +280,15 @@ class Consumer:
             return
         self._owner = None
         self._lease.keep(None)
-        jobs, self._claims = self._claims, {}
-        self._settling.drop(jobs.__contains__)
-        self._aborting.clear()
-        logger.error(
-            "queue %r: this worker was taken for lost: its lease lapsed, and %d running jobs were given to others",
-            self._name,
-            len(jobs),
-        )
-        self._hooks.lost([job.key for job in jobs.values()])
+        self._drop(lambda _: True)
         self._stir.set()
-
-    def _report_from_thread(self, owner: int, held: bool, aborts: Sequence[tuple[int, str]]) -> None:
-        try:
-            self._loop.call_soon_threadsafe(self._renewed, owner, held, aborts)
-        except RuntimeError:
-            pass  # the loop has ended
 
     def _renewed(self, owner: int, held: bool, aborts: Sequence[tuple[int, str]]) -> None:
         if not held:
             self.lose(owner)
             return
         for token, reason in aborts:
-            self._abort(token, reason)
+            self._request_abort(token, reason)
 
     # What the server says is held here, and what is not
 
@@ -442,17 +299,14 @@ class Consumer:
         taken out by hand.
         """
         async with self.claiming:
-            owner, before = self._owner, self._running()
+            owner, before = self._owner, self.running()
             if owner is None:
                 return
             held = {token for token, *_ in await link.ask(HELD, {"queue": self._name, "owner": owner})}
             await self._hand_back_unknown(link, owner, held)
         for token, job in before.items():
-            if token not in held and self._running().get(token) is job and owner == self._owner:
-                logger.error("queue %r: running job %s is not known to Postgres any more", self._name, job.id)
-                del self._claims[token]
-                self._settling.drop(lambda one, token=token: one == token)  # type: ignore[misc]  # bound at once
-                self._hooks.lost([job.key])
+            if token not in held and self.running().get(token) is job and owner == self._owner:
+                self._drop_one(token, job)
 
     async def _find_doubtful(self) -> None:
         """Hand back what calls claimed whose answers were lost."""
@@ -470,16 +324,12 @@ class Consumer:
     async def _release(self, link: Link, owner: int, tokens: Sequence[int]) -> int:
         rows = await link.ask(
             RELEASE,
-            {"queue": self._name, "owner": owner, "tokens": tokens, "failed_ttl": self._terms.failed_ttl},
+            {"queue": self._name, "owner": owner, "tokens": tokens, "failed_ttl": self._terms.limits.failed_ttl},
         )
         if rows:
             self._announcer.changed([(key, status) for key, status in rows])
             self._announcer.ready()
         return len(rows)
-
-    def _running(self) -> dict[int, ClaimedJob]:
-        """The claims that are not being settled, by their tokens."""
-        return {token: job for token, job in self._claims.items() if token not in self._busy}
 
     # Aborts
 
@@ -500,15 +350,12 @@ class Consumer:
         except (BrokerError, psycopg.Error):
             return  # the next renewal makes up for it
         for token, reason in rows:
-            self._abort(token, reason)
+            self._request_abort(token, reason)
 
-    def _abort(self, token: int, reason: str) -> None:
+    def _request_abort(self, token: int, reason: str) -> None:
         job = self._claims.get(token)
-        if job is None or token in self._aborting or token in self._busy:
-            return
-        self._aborting.add(token)
-        # After what is ready to run now: the worker may be about to learn that it has this job.
-        self._loop.call_soon(self._hooks.abort, job.key, reason)
+        if job is not None and token not in self._busy:
+            self._abort(token, job, reason)
 
     # Ending
 
@@ -519,20 +366,15 @@ class Consumer:
         self._listener.remove(self._announcer.work, self._command)
         await self._upkeep.close()
         if self._tasks:  # a claim among them: what it brings is handed back with the rest
-            await asyncio.wait(self._tasks, timeout=0.1 if self._outage.lasting else _CLOSE)
+            await asyncio.wait(self._tasks, timeout=0.1 if self._outage.lasting else CLOSING)
             await asyncio.sleep(0)
-        sent = await self._settling.close(_CLOSE)
+        sent = await self._settling.close(CLOSING)
         kept = {token for token, job in self._claims.items() if job.key in keep}
         released = await self._leave(kept) if sent else False
         if not kept:
             self._lease.stop()
-        if not released and len(self._claims) > len(kept):
-            logger.error(
-                "queue %r: Postgres at %s is away at the end; these jobs run again once the lease has lapsed: %s",
-                self._name,
-                self._endpoint.address,
-                ", ".join(job.id for job in list(self._claims.values())[:20]),
-            )
+        if not released:
+            self._say_left(len(kept))
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -569,13 +411,3 @@ class Consumer:
             logger.error("queue %r: the claims could not be handed back: %s", self._name, error)
             return False
         return True
-
-    def _spawn(self, work: Any) -> asyncio.Task[Any]:
-        task: asyncio.Task[Any] = self._loop.create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-
-def _millis() -> int:
-    return int(time.time() * 1000)

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from saq.queue.base import Queue
 
     from litestar_tasks.queues.postgres.connection import Link
-    from litestar_tasks.queues.postgres.consumer import Terms
     from litestar_tasks.queues.postgres.listener import Announcer
+    from litestar_tasks.queues.retention import Limits
 
 __all__ = ("PostgresOperations",)
 
@@ -102,23 +102,23 @@ class PostgresOperations(Operations):
         label: Its name, for errors.
         link: The connection.
         announcer: Tells workers and waiters what has changed.
-        terms: What is kept of jobs that have ended.
+        limits: What is kept of jobs that have ended.
     """
 
-    def __init__(self, queue: Queue, label: str, link: Link, announcer: Announcer, terms: Terms) -> None:
+    def __init__(self, queue: Queue, label: str, link: Link, announcer: Announcer, limits: Limits) -> None:
         self._queue = queue
         self._label = label
         self._link = link
         self._announcer = announcer
-        self._terms = terms
+        self._limits = limits
 
     # Listing
 
     async def counts(self) -> dict[JobState, int]:
-        """See ``Operations.counts``. Counted in the indexes, which grows with the queue, but slowly."""
+        """See ``Operations.counts``."""
         ((ready, due, scheduled, retrying, active, *ended),) = await self._ask(statements.COUNTS, timeout=_TIMEOUT)
         found: dict[JobState, int] = {
-            "queued": ready + due,
+            "queued": min(ready + due, statements.MOST_COUNTED),
             "scheduled": scheduled,
             "retrying": retrying,
             "active": active,
@@ -250,7 +250,7 @@ class PostgresOperations(Operations):
                 "keys": list(keys),
                 "reason": reason.replace("\0", "").encode("utf-8", "replace").decode(),
                 "statuses": list(statuses),
-                "failed_ttl": self._terms.failed_ttl,
+                "failed_ttl": self._limits.failed_ttl,
             },
         )
         self._announcer.changed([(key, status) for key, status, _ in rows if status != "active"])

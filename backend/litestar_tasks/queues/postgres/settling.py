@@ -7,12 +7,17 @@ import logging
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from saq.job import Status
 
 from litestar_tasks.exceptions import BrokerError
-from litestar_tasks.queues.base import Settlement
+from litestar_tasks.queues import records
+from litestar_tasks.queues.base import ClaimedJob, Settlement
+from litestar_tasks.queues.holding import BACK, UNSTARTED
 from litestar_tasks.queues.postgres.connection import Away, rejects
 from litestar_tasks.queues.postgres.statements import SETTLE
+from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.outage import Outage
@@ -54,6 +59,19 @@ class Operation:
     """Whether the record is found in listings."""
     resent: bool = False
     alone: bool = False
+
+    @classmethod
+    def of(
+        cls, job: ClaimedJob, settlement: Settlement, delay: float, failed_ttl: int, done: asyncio.Future[bool]
+    ) -> Self:
+        """What is to be written for a job that is settled."""
+        if settlement in BACK:
+            document = records.encode(job, status=Status.QUEUED, **UNSTARTED)
+            return cls(settlement, job.key, job.token, document, job.attempts, done, delay=max(0.0, delay))
+        ttl = record_ttl(job, settlement, failed_ttl)
+        document = records.encode(job)
+        kept, listed = abs(ttl) if ttl else None, ttl >= 0
+        return cls(settlement, job.key, job.token, document, job.attempts, done, ttl=kept, listed=listed)
 
 
 class Settling:

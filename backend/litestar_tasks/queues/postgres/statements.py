@@ -332,20 +332,32 @@ DELETE FROM litestar_tasks_minutes WHERE queue = %(queue)s AND minute < %(first)
 
 # ---------------------------------------------------------------------------------------------------- operations
 
+MOST_COUNTED: Final = 10_000
+"""Jobs of a state that are counted at the most: Postgres can only count rows by walking over them."""
+
+
+def _counted(condition: str, order: str) -> str:
+    """How many rows, along an index, and no further than needed: the latest first, as the oldest may have expired."""
+    return (
+        f"(SELECT count(*) FROM (SELECT FROM {JOBS} WHERE queue = %(queue)s AND {condition} "
+        f"ORDER BY {order} LIMIT {MOST_COUNTED}) AS found)"
+    )
+
+
+_QUEUED: Final = "status = 'queued' AND scheduled IS NULL"
+_SCHEDULED: Final = "status = 'queued' AND scheduled IS NOT NULL"
+_LATEST: Final = "ended DESC, position DESC"
+
 COUNTS: Final = f"""
-SELECT
-    (SELECT count(*) FROM {JOBS} WHERE queue = %(queue)s AND status = 'queued' AND scheduled IS NULL),
-    (SELECT count(*) FROM {JOBS} WHERE queue = %(queue)s AND status = 'queued' AND scheduled IS NOT NULL
-        AND scheduled <= now()),
-    (SELECT count(*) FROM {JOBS} WHERE queue = %(queue)s AND status = 'queued' AND scheduled IS NOT NULL
-        AND scheduled > now()),
-    (SELECT count(*) FROM {JOBS} WHERE queue = %(queue)s AND status = 'queued' AND scheduled IS NOT NULL
-        AND scheduled > now() AND attempts > 0),
-    (SELECT count(*) FROM {JOBS} WHERE queue = %(queue)s AND status = 'active'),
-    (SELECT count(*) FROM {JOBS} WHERE queue = %(queue)s AND status = 'complete' AND ended IS NOT NULL AND {_KEPT}),
-    (SELECT count(*) FROM {JOBS} WHERE queue = %(queue)s AND status = 'failed' AND ended IS NOT NULL AND {_KEPT}),
-    (SELECT count(*) FROM {JOBS} WHERE queue = %(queue)s AND status = 'aborted' AND ended IS NOT NULL AND {_KEPT}),
-    (SELECT count(*) FROM {JOBS} WHERE queue = %(queue)s AND quarantined AND {_KEPT})
+SELECT {_counted(_QUEUED, "priority, position")},
+    {_counted(f"{_SCHEDULED} AND scheduled <= now()", "scheduled, position")},
+    {_counted(f"{_SCHEDULED} AND scheduled > now()", "scheduled, position")},
+    {_counted(f"{_SCHEDULED} AND scheduled > now() AND attempts > 0", "scheduled, position")},
+    {_counted("status = 'active'", "token")},
+    {_counted(f"status = 'complete' AND ended IS NOT NULL AND {_KEPT}", _LATEST)},
+    {_counted(f"status = 'failed' AND ended IS NOT NULL AND {_KEPT}", _LATEST)},
+    {_counted(f"status = 'aborted' AND ended IS NOT NULL AND {_KEPT}", _LATEST)},
+    {_counted(f"quarantined AND {_KEPT}", _LATEST)}
 """
 """In the order queued, due, scheduled, retrying, active, complete, failed, aborted, quarantined."""
 

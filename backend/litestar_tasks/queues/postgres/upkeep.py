@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
 import time
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
-
-import psycopg
 
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.queues import tallies
+from litestar_tasks.queues.patrol import LOOK, Patrol
 from litestar_tasks.queues.postgres.connection import Connection, execute
 from litestar_tasks.queues.postgres.statements import (
     BEAT,
@@ -35,9 +31,10 @@ from litestar_tasks.queues.postgres.statements import (
 from litestar_tasks.queues.presence import Process
 
 if TYPE_CHECKING:
+    from litestar_tasks.queues.holding import Terms
     from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.postgres.connection import Link
-    from litestar_tasks.queues.postgres.consumer import Consumer, Terms
+    from litestar_tasks.queues.postgres.consumer import Consumer
     from litestar_tasks.queues.postgres.listener import Announcer
 
 __all__ = ("Upkeep",)
@@ -45,8 +42,6 @@ __all__ = ("Upkeep",)
 logger = logging.getLogger("litestar_tasks.queues")
 
 _TAKEN: Final = 200
-_LOOK: Final = 1.0
-"""Seconds between two looks at the processes of this machine, and between two sweeps of a busy queue."""
 _IDLE: Final = 30.0
 """Seconds between two sweeps of a queue in which nothing ends."""
 _STEP: Final = 200
@@ -55,11 +50,8 @@ _STEPS: Final = 500
 _STEP_TIMEOUT: Final = 15.0
 
 
-class Upkeep:
-    """Looks for lost workers, as every worker does; the first to look finds them. One of them sweeps.
-
-    A worker is lost when its lease has lapsed, or, to those who share its machine, when its process has ended. Those
-    look twice, and leave a lease alone that was renewed in between: what a process sent last can arrive after its end.
+class Upkeep(Patrol):
+    """Looks for lost workers. One of the workers sweeps.
 
     Args:
         consumer: The worker's hold, under whose lease jobs are failed that were lost too often.
@@ -70,6 +62,8 @@ class Upkeep:
         terms: The lease, and what is kept.
         here: This process, if it can be known.
     """
+
+    _away = (BrokerError,)
 
     def __init__(
         self,
@@ -82,46 +76,15 @@ class Upkeep:
         terms: Terms,
         here: Process | None,
     ) -> None:
+        super().__init__(queue, outage, lease=terms.lease, here=here)
         self._consumer = consumer
-        self._queue = queue
         self._link = link
-        self._outage = outage
         self._announcer = announcer
         self._terms = terms
-        self._here = here
         self._ended: dict[int, Any] = {}
         self._swept = 0.0
-        self._lock = asyncio.Lock()
-        self._hurry = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._task = asyncio.create_task(self._run(), name=f"upkeep-{self._queue}")
-
-    async def close(self) -> None:
-        """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
-
-    def hurry(self) -> None:
-        """Look now: somebody has left jobs."""
-        self._hurry.set()
-
-    async def recover(self) -> int:
-        """Take what lost workers left, and return how many jobs there were."""
-        async with self._lock:
-            return (await self._recover())[0]
 
     # Lost workers
-
-    async def _recover(self) -> tuple[int, float]:
-        taken, more, wait = 0, True, self._terms.lease / 3
-        while more:
-            count, more, wait = await self._take()
-            taken += count
-        return taken, wait
 
     async def _take(self, ended: int | None = None, seen: Any = None) -> tuple[int, bool, float]:
         """Take jobs of one lost worker: of a certain one, or of whose lease has lapsed.
@@ -133,7 +96,7 @@ class Upkeep:
         Returns:
             How many, whether there may be more, and in how many seconds it is worth looking again.
         """
-        later = (0, False, self._terms.lease / 3)
+        later = (0, False, self._seldom)
         if (owner := self._consumer.owner) is None:
             return later
         parameters: dict[str, Any] = {
@@ -142,7 +105,7 @@ class Upkeep:
             "lease": self._terms.lease,
             "limit": _TAKEN,
             "max_losses": self._terms.max_losses,
-            "failed_ttl": self._terms.failed_ttl,
+            "failed_ttl": self._terms.limits.failed_ttl,
             "lost": ended,
             "seen": seen,
         }
@@ -174,14 +137,7 @@ class Upkeep:
                 [(token, key, job) for status, key, token, job in rows if status == "active"], left=leaving
             )
         if rows:
-            logger.log(
-                logging.INFO if leaving else logging.WARNING,
-                "queue %r: worker %s %s; its %d jobs wait at the head again",
-                self._queue,
-                worker,
-                "has ended" if leaving else "was lost",
-                len(rows),
-            )
+            self._say_taken(worker, len(rows), left=leaving)
             self._announcer.changed([(key, status) for status, key, *_ in rows if status != "active"])
             self._announcer.ready()
         return len(rows), ended is None or len(rows) == _TAKEN, wait
@@ -203,21 +159,21 @@ class Upkeep:
 
     # Old records
 
-    async def _sweep(self) -> None:
+    async def _tidy(self) -> None:
         """Remove records that have expired or are too many, in bounded steps; one worker at a time does it."""
         now = time.monotonic()
         busy, self._consumer.has_ended = self._consumer.has_ended, False
         if not busy and now - self._swept < _IDLE:
             return
         self._swept = now
-        if not await self._link.ask(SWEEP_TURN, {"queue": self._queue, "every": _LOOK / 2}):
+        if not await self._link.ask(SWEEP_TURN, {"queue": self._queue, "every": LOOK / 2}):
             self._consumer.has_ended = busy  # another one does; whether it saw what ended here is not known
             return
         await self._remove(EXPIRED, {})
         for status, keep in (
-            ("complete", self._terms.keep_complete),
-            ("failed", self._terms.keep_others),
-            ("aborted", self._terms.keep_others),
+            ("complete", self._terms.limits.complete),
+            ("failed", self._terms.limits.others),
+            ("aborted", self._terms.limits.others),
         ):
             found = await self._link.ask(
                 BOUNDARY, {"queue": self._queue, "status": status, "keep": keep}, timeout=_STEP_TIMEOUT
@@ -237,45 +193,5 @@ class Upkeep:
                 return
         self._consumer.has_ended = True  # there is more; others have their turn with the connection first
 
-    # Going round
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat(self._search, self._hurry))
-            tasks.create_task(self._repeat(self._watch, asyncio.Event()))
-
-    async def _repeat(self, step: Callable[[], Awaitable[float]], hurry: asyncio.Event) -> None:
-        pause = 0.0
-        while True:
-            try:
-                async with asyncio.timeout(pause):
-                    await hurry.wait()
-            except TimeoutError:
-                pass
-            hurry.clear()
-            try:
-                pause = await step()
-            except BrokerError as error:
-                self._outage.failed(error)
-                pause = 1.0
-            except psycopg.Error as error:
-                logger.error("queue %r: Postgres refuses what keeps the queue in order: %s", self._queue, error)
-                pause = self._terms.lease / 3
-            except Exception:
-                logger.exception("queue %r: an unforeseen error while looking for lost workers", self._queue)
-                pause = self._terms.lease / 3
-
-    async def _watch(self) -> float:
-        async with self._lock:
-            if self._here is not None:
-                await self._look(self._here)
-        await self._sweep()
-        return _LOOK * random.uniform(0.9, 1.1)  # noqa: S311  # no secret
-
-    async def _search(self) -> float:
-        async with self._lock:
-            _, wait = await self._recover()
-            await self._consumer.audit(self._link)
-        # Not all at once, and soon after the moment at which a lease would lapse.
-        latest, chance = self._terms.lease / 3, random.random()  # noqa: S311  # no secret
-        return min(latest * (0.8 + 0.2 * chance), wait + 0.05 + latest / 10 * chance)
+    async def _audit(self) -> None:
+        await self._consumer.audit(self._link)

@@ -21,16 +21,10 @@ from redis.asyncio.sentinel import SentinelConnectionPool
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
-from redis.retry import Retry as SyncRetry
 
 from litestar_tasks.broker_url import RedisURL, redact
 from litestar_tasks.exceptions import ConfigurationError
-from litestar_tasks.queues.redis.routed import (
-    RoutedConnection,
-    RoutedSSLConnection,
-    SyncRoutedConnection,
-    SyncRoutedSSLConnection,
-)
+from litestar_tasks.queues.redis.routed import RoutedConnection, RoutedSSLConnection
 from litestar_tasks.queues.redis.routes import ClusterRoute, MisdirectedError, Route, route_to
 
 __all__ = ("Endpoint", "Link", "never_sent")
@@ -147,25 +141,6 @@ class Endpoint:
     def connection(self) -> AbstractConnection:
         """A bare connection, not yet made, whose reads have no deadline of their own."""
         return self._kind(**self._settings, socket_timeout=None, retry=Retry(redis.backoff.NoBackoff(), 0))
-
-    def sync_client(self, timeout: float) -> redis.Redis:
-        """A blocking client with one connection, for a thread.
-
-        Args:
-            timeout: Seconds until a command counts as lost.
-        """
-        kind: Any = redis.UnixDomainSocketConnection
-        if issubclass(self._kind, RoutedConnection):
-            kind = SyncRoutedSSLConnection if issubclass(self._kind, SSLConnection) else SyncRoutedConnection
-        elif issubclass(self._kind, SSLConnection):
-            kind = redis.SSLConnection
-        elif issubclass(self._kind, Connection):
-            kind = redis.Connection
-        settings: dict[str, Any] = {**self._settings, "socket_connect_timeout": timeout, "socket_timeout": timeout}
-        pool = redis.ConnectionPool(
-            connection_class=kind, **settings, retry=SyncRetry(redis.backoff.NoBackoff(), 0), max_connections=2
-        )
-        return redis.Redis(connection_pool=pool)
 
 
 class Link:

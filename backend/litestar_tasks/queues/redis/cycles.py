@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.redis.connection import Endpoint, Link
     from litestar_tasks.queues.redis.incarnation import Incarnation
     from litestar_tasks.queues.redis.layout import Layout
+    from litestar_tasks.queues.retention import Limits
 
-__all__ = ("Claims", "Cycles", "Limits", "Operation", "unpack")
+__all__ = ("Claims", "Cycles", "Operation", "unpack")
 
 logger = logging.getLogger("litestar_tasks.queues")
 
@@ -45,18 +46,6 @@ _SMALL: Final = 8
 _RENEW: Final = 1.0
 """Seconds between two calls that prolong the lease, which the thread does anyway."""
 _LOST, _PAUSED, _EMPTY = -1, 2, 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Limits:
-    """What a queue keeps of finished jobs, and how long."""
-
-    complete: int = 10_000
-    """Records of complete jobs. The cap wins over their ttl; without one a busy queue fills the server."""
-    others: int = 100_000
-    """Records of failed, and as many of aborted jobs."""
-    failed_ttl: int = 7 * 86_400
-    """Seconds for which the record of a job that failed or was aborted is kept at least."""
 
 
 @dataclass(slots=True, eq=False)

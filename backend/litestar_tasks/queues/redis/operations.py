@@ -41,8 +41,8 @@ if TYPE_CHECKING:
     from saq.queue.base import Queue
 
     from litestar_tasks.queues.redis.connection import Endpoint, Link
-    from litestar_tasks.queues.redis.cycles import Limits
     from litestar_tasks.queues.redis.layout import Layout
+    from litestar_tasks.queues.retention import Limits
 
 __all__ = ("RedisOperations",)
 

@@ -3,32 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import inspect
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Callable, Collection, Generator, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import redis.asyncio
 import saq.queue.redis
 from redis.exceptions import RedisError
-from saq.job import TERMINAL_STATUSES, Job, Status
-from saq.types import CountKind, ListenCallback, QueueInfo, WorkerInfo
-from saq.utils import now, uuid1
+from saq.job import Job, Status
+from saq.types import CountKind, QueueInfo, WorkerInfo
+from saq.utils import now
 
-from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError
-from litestar_tasks.job import JobSpec, JobStatus, Submission, status_of
+from litestar_tasks.exceptions import BrokerError
+from litestar_tasks.job import JobStatus, status_of
 from litestar_tasks.queues import records
-from litestar_tasks.queues.base import FIELDS, ClaimedJob, LeaseState, Settlement, TaskQueue, WorkerHooks
-from litestar_tasks.queues.operated import Operated
+from litestar_tasks.queues.base import ClaimedJob, WorkerHooks
 from litestar_tasks.queues.operations import Capability
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.redis.batching import Batcher
 from litestar_tasks.queues.redis.connection import Endpoint, Link
-from litestar_tasks.queues.redis.consumer import Consumer, Terms
-from litestar_tasks.queues.redis.cycles import Limits
+from litestar_tasks.queues.redis.consumer import Consumer
 from litestar_tasks.queues.redis.durability import guarantee_of
 from litestar_tasks.queues.redis.layout import Layout
 from litestar_tasks.queues.redis.lua import Script
@@ -36,8 +33,10 @@ from litestar_tasks.queues.redis.operations import RedisOperations
 from litestar_tasks.queues.redis.producer import Producer
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
-from litestar_tasks.queues.redis.waiters import Announcements, Watch
+from litestar_tasks.queues.redis.waiters import Announcements
 from litestar_tasks.queues.reports import living
+from litestar_tasks.queues.retention import FAILED_TTL
+from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
 
 if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
@@ -49,14 +48,10 @@ logger = logging.getLogger("litestar_tasks.queues")
 _ABORT: Final = Script("abort")
 _PATCH: Final = Script("patch")
 _PAGE: Final = 100
-_POLL: Final = 5.0
-"""Seconds after which a waiter looks by itself, should the message that it waits for be lost."""
-_UNSURE_POLL: Final = 0.5
 _OLDEST_SERVER: Final = (6, 2)
-_FIXED: Final = frozenset({"function", "key", "queue", "status", "worker_id"})
 
 
-class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: ignore[reportIncompatibleMethodOverride]  # see TaskQueue.enqueue
+class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  # pyright: ignore[reportIncompatibleMethodOverride]  # see TaskQueue.enqueue
     """A queue on Redis (6.2 or newer) or Valkey.
 
     Stock SAQ producers can enqueue into it, and stock tools can read it, but in a cluster, where its keys have other
@@ -85,6 +80,8 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
     capabilities: frozenset[Capability] = frozenset(
         {"shared", "leases", "priorities", "pause", "listing", "bulk", "metrics", "stock_producers"}
     )
+    _away = (RedisError,)
+    _unanswered = (RedisError, OSError)
 
     def __init__(
         self,
@@ -100,32 +97,26 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
         max_losses: int = 3,
         keep_complete: int = 10_000,
         keep_failed: int = 100_000,
-        failed_ttl: int = 7 * 86_400,
+        failed_ttl: int = FAILED_TTL,
     ) -> None:
-        for what, name in (("queue name", label), ("namespace", namespace)):
-            if not all(char.isascii() and (char.isalnum() or char in "-_") for char in name) or not (
-                namespace or label
-            ):
-                raise ConfigurationError(
-                    f"{what} {name!r} holds characters that would break the broker's keys; use letters, digits, "
-                    "'-' and '_'"
-                )
-        if not 0 < renew_every <= lease / 4:
-            raise ConfigurationError(
-                f"queue {label!r}: a lease of {lease:g} s can't be kept by renewing it every {renew_every:g} s; renew "
-                "at least four times as often"
-            )
-        name = f"{namespace}.{label}" if namespace else label
+        name = wire_name(label, namespace)
+        self._terms = terms_of(
+            label,
+            lease=lease,
+            renew_every=renew_every,
+            max_losses=max_losses,
+            keep_complete=keep_complete,
+            keep_failed=keep_failed,
+            failed_ttl=failed_ttl,
+        )
         self._endpoint = Endpoint(redis_client, queue=name)
         self._layout = Layout(name, tagged=self._endpoint.clustered)  # SAQ asks for names of keys while it is made
-        super(TaskQueue, self).__init__(redis=self._endpoint.client(), name=name)
+        saq.queue.redis.RedisQueue.__init__(self, redis=self._endpoint.client(), name=name)
         if self._endpoint.clustered:
             self.capabilities = self.capabilities - {"stock_producers"}
         self.label = label
         self.registry = cast("Registry", registry)
         self._outage = Outage(self.name, f"Redis at {self._endpoint.address}", reason_of)
-        self._terms = Terms(lease=lease, renew_every=renew_every, max_losses=max_losses)
-        self._limits = Limits(complete=keep_complete, others=keep_failed, failed_ttl=failed_ttl)
         self._guarantee = guarantee_of(
             durability, self.redis, queue=label, address=self._endpoint.address, deadline=enqueue_deadline
         )
@@ -143,7 +134,7 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
             self._run_scripts, [self._endpoint.link()], 1
         )
         self._announcements = Announcements(self._endpoint, self._outage)
-        self._operator = RedisOperations(self, label, self._endpoint, self._layout, self._limits)
+        self._operator = RedisOperations(self, label, self._endpoint, self._layout, self._terms.limits)
         self._operations = self._operator
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
@@ -187,28 +178,6 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
         """The whole name of one of the queue's keys."""
         return self._layout.key(key)
 
-    # The producer's side
-
-    async def store(self, job: Job, *, once: bool = False) -> Submission:
-        """See ``TaskQueue.store``. Calls of the same moment share a round trip."""
-        return await self._producer.store(job, once=once)
-
-    async def submit_many(self, specs: Sequence[JobSpec]) -> list[Submission]:
-        """See ``TaskQueue.submit_many``. Two hundred jobs travel together, in order."""
-        jobs = [(self.build(spec), spec.once) for spec in specs]
-        if self._before_enqueues:
-            for job, _ in jobs:
-                await self._before_enqueue(job)
-        return await self._producer.store_many(jobs)
-
-    async def store_many(self, jobs: Sequence[Job], *, once: bool = False) -> list[Submission]:
-        """Store many jobs, in order; see ``TaskQueue.store``."""
-        return await self._producer.store_many([(job, once) for job in jobs])
-
-    async def _enqueue(self, job: Job) -> Job | None:
-        submission = await self.store(job)
-        return None if submission.deduplicated else submission.job
-
     # The reader's side
 
     async def job(self, job_key: str) -> Job | None:
@@ -218,10 +187,10 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
             QueueUnavailableError: The server did not answer.
         """
         with self._answering():
-            return await self._read(job_key)
+            return await self._look(job_key)
 
-    async def _read(self, job_key: str) -> Job | None:
-        return self._restore(job_key, await self._reader.ask(self.job_id(job_key)))
+    async def _look(self, key: str) -> Job | None:
+        return self._restore(key, await self._reader.ask(self.job_id(key)))
 
     async def jobs(self, job_keys: Iterable[str]) -> list[Job | None]:
         """The records of several jobs."""
@@ -248,60 +217,19 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
             return "active"
         return "scheduled" if state > time.time() else "queued"
 
-    async def wait(self, key: str, timeout: float | None) -> Job | None:
-        """See ``TaskQueue.wait``. It is woken by a message, and looks now and then in case one was lost."""
-        try:
-            async with asyncio.timeout(timeout or None):
-                if timeout == 0:
-                    job = await self._read(key)
-                    if job is None or job.status in TERMINAL_STATUSES:
-                        return job
-                    raise TimeoutError
-                return await self._wait(key)
-        except TimeoutError:
-            raise TimeoutError(f"job {self.job_id(key)!r} had not ended after {timeout or 0:g} s") from None
-
-    async def _wait(self, key: str) -> Job | None:
-        watch = Watch()
-        async with self._announcements.follow(self.job_id(key), watch.hear) as reliable:
-            while True:
-                try:
-                    job = await self._read(key)
-                except RedisError as error:
-                    self._outage.failed(error)
-                    await self._outage.pause()
-                    continue
-                self._outage.succeeded()
-                if job is None or job.status in TERMINAL_STATUSES:
-                    return job
-                await watch.changed(_POLL if reliable else _UNSURE_POLL)
-
-    def following(self, key: str, changed: Callable[[], None]) -> AbstractAsyncContextManager[object]:
-        """See ``TaskQueue.following``."""
-        return self._announcements.follow(self.job_id(key), lambda _: changed())
+    def _follow(self, key: str, tell: Tell) -> AbstractAsyncContextManager[bool]:
+        return self._announcements.follow(self.job_id(key), lambda said: tell(said.decode() if said else None))
 
     async def cancel(self, key: str, reason: str) -> bool:
         """See ``TaskQueue.cancel``. The effort does not grow with the queue."""
-        arguments = (records.to_json(reason), self._limits.failed_ttl, self._limits.others, self.job_id(key), "")
+        limits = self._terms.limits
+        arguments = (records.to_json(reason), limits.failed_ttl, limits.others, self.job_id(key), "")
         with self._answering():
             (answer,) = await self._commands.ask((_ABORT, arguments))
         return bool(answer)
 
-    async def update(self, job: Job, **kwargs: Any) -> None:
-        """Change fields of a job that has not ended; never its state.
-
-        For a job that runs here all of its fields are written, unless its claim was lost; for another one only those
-        that are given.
-        """
-        job.touched = now()
-        fields = {name: value for name, value in kwargs.items() if name in FIELDS and name not in _FIXED}
-        for name, value in fields.items():
-            setattr(job, name, value)
-        if self._consumer is not None and self._consumer.holds(job):
-            await self._consumer.update(cast("ClaimedJob", job))
-            return
-        patch = records.to_json({**fields, "touched": job.touched})[1:-1]
-        await self._commands.ask((_PATCH, (self.job_id(job.key), patch)))
+    async def _patch(self, key: str, fields: dict[str, Any]) -> None:
+        await self._commands.ask((_PATCH, (self.job_id(key), records.to_json(fields)[1:-1])))
 
     async def count(self, kind: CountKind) -> int:
         """How many jobs wait for a worker, run, or have not ended."""
@@ -346,45 +274,6 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
                 if not cursor:
                     break
 
-    async def listen(
-        self,
-        job_keys: Iterable[str],
-        callback: ListenCallback,
-        timeout: float | None = 10,
-        poll_interval: float = 0.5,
-    ) -> None:
-        """Call back with the status of each of these jobs that has ended, and with each change of status.
-
-        Unlike SAQ's, it misses nothing that happens between a look at the job and the subscription.
-
-        Args:
-            job_keys: The jobs.
-            callback: Called with key and status, awaited if need be; what it returns being true, it ends.
-            timeout: Seconds after which it gives up; None or 0 for never.
-            poll_interval: SAQ's; ignored.
-
-        Raises:
-            TimeoutError: It gave up.
-        """
-        keys = list(job_keys)
-        heard: asyncio.Queue[tuple[str, Status] | None] = asyncio.Queue()
-        async with AsyncExitStack() as stack:
-            await stack.enter_async_context(asyncio.timeout(timeout or None))
-            for key in keys:
-                await stack.enter_async_context(self._announcements.follow(self.job_id(key), _teller(heard, key)))
-            heard.put_nowait(None)
-            while True:
-                change = await heard.get()
-                changes = [change] if change else await self._ended(keys)
-                for key, status in changes:
-                    answer: Any = callback(key, status)
-                    if await answer if inspect.isawaitable(answer) else answer:
-                        return
-
-    async def _ended(self, keys: Sequence[str]) -> list[tuple[str, Status]]:
-        jobs = await self.jobs(keys)
-        return [(job.key, job.status) for job in jobs if job is not None and job.status in TERMINAL_STATUSES]
-
     async def worker_infos(self) -> dict[str, WorkerInfo]:
         """See ``TaskQueue.worker_infos``."""
         keys = await self._command("ZRANGEBYSCORE", self.namespace("stats"), now(), "+inf")
@@ -407,66 +296,22 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
         """Nothing: jobs that are due are moved with every claim."""
         return []
 
-    async def sweep(self, lock: int = 60, abort: float = 5.0) -> list[str]:
-        """Recover the jobs of workers whose lease has lapsed. Others are never touched."""
-        if self._consumer is not None:
-            await self._consumer.recover()
-        return []
-
     # The worker's side
 
-    async def open(self, worker_id: str, hooks: WorkerHooks) -> None:
-        """See ``TaskQueue.open``. A server that is away is waited for.
-
-        Raises:
-            BrokerError: The server is too old, refuses this user, or cannot keep the durability that is asked for.
-            RuntimeError: The queue is open already.
-        """
-        if self._consumer is not None:
-            raise RuntimeError(f"queue {self.name!r} is open already; each worker needs a queue object of its own")
-        await self._inspect_server()
-        consumer = Consumer(
+    def _consume(self, worker_id: str, hooks: WorkerHooks) -> Consumer:
+        return Consumer(
             self,
             self._layout,
             self._endpoint,
             self._outage,
             self._announcements,
             terms=self._terms,
-            limits=self._limits,
             worker_id=worker_id,
             hooks=hooks,
         )
-        await consumer.open()
-        self._consumer = consumer
 
-    async def claim(self, limit: int, *, ahead: bool = False) -> list[ClaimedJob]:
-        """See ``TaskQueue.claim``."""
-        return await self._opened().claim(limit, ahead=ahead)
-
-    async def settle(
-        self, job: ClaimedJob, settlement: Settlement, *, delay: float = 0.0, vacates: bool = True
-    ) -> bool:
-        """See ``TaskQueue.settle``.
-
-        Args:
-            job: As there.
-            settlement: As there.
-            delay: As there.
-            vacates: Whether the job's capacity is free with it. Not so where a thread of it runs on.
-        """
-        if self._consumer is None:
-            return False  # closed meanwhile: the job was handed back
-        return await self._consumer.settle(job, settlement, delay, vacates=vacates)
-
-    def lease(self) -> LeaseState | None:
-        """See ``TaskQueue.lease``."""
-        return self._consumer.lease() if self._consumer is not None else None
-
-    async def close(self, *, keep: Collection[str] = ()) -> None:
-        """See ``TaskQueue.close``."""
-        if self._consumer is not None:
-            consumer, self._consumer = self._consumer, None
-            await consumer.close(keep)
+    async def _claim_one(self) -> list[ClaimedJob]:
+        return await self._opened().claim(1, exact=True)  # concurrent calls share their round trips
 
     async def disconnect(self) -> None:
         """Close every connection, and the worker's side if it is open."""
@@ -478,72 +323,7 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
         await self._operator.close()
         await self.redis.connection_pool.disconnect()
 
-    # SAQ's way of working, for code that was written for it
-
-    async def dequeue(self, timeout: float = 0.0, poll_interval: float = 0.0) -> Job | None:
-        """Claim one job, waiting for it. Concurrent calls share their round trips.
-
-        Args:
-            timeout: Seconds to wait. Defaults to 0: for ever.
-            poll_interval: SAQ's; ignored.
-        """
-        async with self._opening:
-            if self._consumer is None:
-                await self.open(uuid1(), WorkerHooks(abort=lambda *_: None, lost=lambda _: None))
-        consumer = self._opened()
-        try:
-            async with asyncio.timeout(timeout or None):
-                while True:
-                    try:
-                        if claimed := await consumer.claim(1, exact=True):
-                            return claimed[0]
-                    except BrokerError:
-                        pass  # said and paced already
-        except TimeoutError:
-            return None
-
-    async def _finish(self, job: Job, status: Status, *, result: Any = None, error: str | None = None) -> None:
-        if self._consumer is not None and self._consumer.holds(job):
-            await self.settle(cast("ClaimedJob", job), Settlement(status.value))
-        elif status is Status.ABORTED:
-            await self.cancel(job.key, error or "aborted")
-        else:
-            raise ValueError(f"job {job.id!r} is not claimed here; only the worker that runs it can finish it")
-
-    async def _retry(self, job: Job, error: str | None) -> None:
-        if self._consumer is not None and self._consumer.holds(job):
-            await self.settle(cast("ClaimedJob", job), Settlement.RETRY, delay=job.next_retry_delay())
-            return
-        if not await self.rerun(job.key):
-            raise ValueError(f"job {job.id!r} has not ended; only a job that has ended can be run again")
-        job.attempts, job.result, job.scheduled, job.queued = 0, None, 0, now()
-
-    def serialize(self, job: Job) -> bytes:
-        """The document of a job."""
-        return records.encode(job)
-
-    def deserialize(
-        self, payload: dict[Any, Any] | str | bytes | None, status: Status | str | None = None
-    ) -> Job | None:
-        """A job from its document.
-
-        Raises:
-            ValueError: It is no job of this queue.
-        """
-        if not payload:
-            return None
-        data = payload.encode() if isinstance(payload, str) else payload
-        job = records.restore(Job, self, dict(data) if isinstance(data, dict) else data)
-        if status:
-            job.status = Status(status)
-        return job
-
     # Details
-
-    def _opened(self) -> Consumer:
-        if self._consumer is None:
-            raise RuntimeError(f"queue {self.name!r} is not open; call open() first")
-        return self._consumer
 
     def _restore(self, key: str, document: bytes | None) -> Job | None:
         if not document:
@@ -553,14 +333,6 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
         except records.UndecodableError as error:
             logger.warning("queue %r: the record of %s can't be read: %s", self.name, self.job_id(key), error)
             return None
-
-    @contextmanager
-    def _answering(self) -> Generator[None, None, None]:
-        """A server that does not answer a handle is the queue's outage, not the caller's error."""
-        try:
-            yield
-        except (RedisError, OSError) as error:
-            raise QueueUnavailableError(self.label, reason_of(error)) from error
 
     async def _command(self, *args: bytes | str | float) -> Any:
         client: Any = self.redis
@@ -579,7 +351,7 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
             except RedisError:
                 return  # said by whoever needs it first
 
-    async def _inspect_server(self) -> None:
+    async def _inspect(self) -> None:
         """Refuse a server that is too old, and say when one is set up to lose jobs."""
         await self._inspect_guarantee()
         try:
@@ -605,15 +377,6 @@ class RedisQueue(Operated, TaskQueue, saq.queue.redis.RedisQueue):  # pyright: i
                 self._endpoint.address,
                 policy,
             )
-
-
-def _teller(heard: asyncio.Queue[tuple[str, Status] | None], key: str) -> Callable[[bytes | None], None]:
-    """Puts what is said of one job into a queue; None where something may have been missed."""
-
-    def tell(message: bytes | None) -> None:
-        heard.put_nowait((key, Status(message.decode())) if message else None)
-
-    return tell
 
 
 async def _read_documents(link: Link, job_ids: Sequence[str]) -> Sequence[bytes | None]:

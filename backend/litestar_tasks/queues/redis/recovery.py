@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import random
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Final
 
 from redis.exceptions import RedisError
 
 from litestar_tasks.queues import records
+from litestar_tasks.queues.patrol import Patrol
 from litestar_tasks.queues.presence import Process, this_process
 from litestar_tasks.queues.redis.cycles import unpack
 from litestar_tasks.queues.redis.incarnation import TOKENS, Incarnation
@@ -18,10 +16,10 @@ from litestar_tasks.queues.redis.lua import LIMIT, Script
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import ClaimedJob
+    from litestar_tasks.queues.holding import Terms
     from litestar_tasks.queues.outage import Outage
-    from litestar_tasks.queues.redis.connection import Endpoint, Link
-    from litestar_tasks.queues.redis.consumer import Consumer, Terms
-    from litestar_tasks.queues.redis.cycles import Limits
+    from litestar_tasks.queues.redis.connection import Endpoint
+    from litestar_tasks.queues.redis.consumer import Consumer
     from litestar_tasks.queues.redis.layout import Layout
 
 __all__ = ("Recovery",)
@@ -34,25 +32,20 @@ _ADOPT: Final = Script("adopt")
 _REFENCE: Final = Script("refence")
 _AUDIT: Final = 1000
 """Claims that are compared at the most."""
-_LOOK: Final = 1.0
-"""Seconds between two looks at the processes of this machine."""
 
 
-class Recovery:
-    """Looks for lost workers, as every worker does; the first to look finds them.
-
-    A worker is lost when its lease has lapsed, or, to those who share its machine, when its process has ended. Those
-    look twice, and leave a lease alone that was renewed in between: what a process sent last can arrive after its end,
-    and two machines that go back to one snapshot of a running one cannot be told apart.
+class Recovery(Patrol):
+    """Looks for lost workers, and for what stock workers left.
 
     Args:
         consumer: The worker's hold, under whose incarnation jobs are failed that were lost too often.
         endpoint: The server.
         layout: The queue's keys.
         outage: Whether the server answers.
-        terms: The lease.
-        limits: What is kept of finished jobs.
+        terms: The lease, and what is kept of finished jobs.
     """
+
+    _away = (RedisError, OSError)
 
     def __init__(
         self,
@@ -62,49 +55,18 @@ class Recovery:
         outage: Outage,
         *,
         terms: Terms,
-        limits: Limits,
     ) -> None:
+        super().__init__(layout.name, outage, lease=terms.lease, here=this_process())
         self._consumer = consumer
         self._layout = layout
-        self._outage = outage
         self._terms = terms
-        self._limits = limits
         self._link = endpoint.link()
-        self._lock = asyncio.Lock()
-        self._here = this_process()
         self._ended: dict[bytes, int] = {}
-        self._task: asyncio.Task[None] | None = None
-
-    def start(self) -> None:
-        """Begin to look."""
-        self._task = asyncio.create_task(self._run(), name=f"recovery-{self._layout.name}")
 
     async def close(self) -> None:
         """Stop looking."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.gather(self._task, return_exceptions=True)
+        await super().close()
         await self._link.close()
-
-    async def recover(self) -> tuple[int, float]:
-        """Take what lost workers left.
-
-        Returns:
-            How many jobs were taken, and in how many seconds it is worth looking again.
-        """
-        async with self._lock:
-            return await self._recover()
-
-    async def reclaim(self, link: Link, first: int, last: int) -> int:
-        """Hand back what is claimed under a range of tokens, and return how many there were."""
-        return int(await _RECLAIM.run(link, self._layout.incomplete, (self._layout.prefix, first, last)))
-
-    async def _recover(self) -> tuple[int, float]:
-        taken, more, wait = 0, True, self._terms.lease / 3
-        while more:
-            count, more, wait = await self._take()
-            taken += count
-        return taken, wait
 
     async def _take(self, *ended: bytes | int) -> tuple[int, bool, float]:
         """Take jobs of one lost worker: of a certain one, or of whose lease has lapsed.
@@ -116,7 +78,7 @@ class Recovery:
             How many, whether there may be more, and in how many seconds it is worth looking again.
         """
         if (incarnation := self._consumer.holder) is None:
-            return 0, False, self._terms.lease / 3
+            return 0, False, self._seldom
         first = incarnation.take(LIMIT)
         count, more, wait, lost, lengths, data, left = await _RECOVER.run(
             self._link,
@@ -128,20 +90,13 @@ class Recovery:
                 int(self._terms.lease * 1000),
                 LIMIT,
                 self._terms.max_losses,
-                self._limits.failed_ttl,
-                self._limits.others,
+                self._terms.limits.failed_ttl,
+                self._terms.limits.others,
                 *ended,
             ),
         )
         if count:
-            logger.log(
-                logging.INFO if left else logging.WARNING,
-                "queue %r: worker %s %s; its %d jobs wait at the head again",
-                self._layout.name,
-                lost.decode(),
-                "has ended" if left else "was lost",
-                count,
-            )
+            self._say_taken(lost.decode(), count, left=bool(left))
         if lengths:
             self._consumer.fail_lost(unpack(0, first, lengths, data), left=bool(left))
         return count, bool(more), wait / 1000
@@ -166,7 +121,12 @@ class Recovery:
             while more:
                 _, more, _ = await self._take(holder, moment)
 
-    async def audit(self) -> None:
+    async def _audit(self) -> None:
+        await self._compare()
+        while (count := await _ADOPT.run(self._link, self._layout.incomplete, (self._layout.prefix,))) > 0:
+            logger.warning("queue %r: took over %d jobs that stock workers left", self._layout.name, count)
+
+    async def _compare(self) -> None:
         """Compare the claims that the server knows with those that are known here.
 
         A claim that nobody here knows of is handed back: the answer to it was lost, and came to pass only after it had
@@ -181,7 +141,9 @@ class Recovery:
         )
         held = {-int(score): job_id for job_id, score in zip(answer[::2], answer[1::2], strict=True)}
         for token in held:
-            if self._consumer.unknown(token) and await self.reclaim(self._link, token, token):
+            if self._consumer.unknown(token) and await _RECLAIM.run(
+                self._link, self._layout.incomplete, (self._layout.prefix, token, token)
+            ):
                 logger.warning("queue %r: handed back a claim that nobody knew of", self._layout.name)
         if len(held) == _AUDIT:
             return
@@ -204,41 +166,3 @@ class Recovery:
             (self._layout.prefix, job.id, token, reason, incarnation.holder),
         )
         return reason if done else None
-
-    async def _adopt(self) -> None:
-        while (count := await _ADOPT.run(self._link, self._layout.incomplete, (self._layout.prefix,))) > 0:
-            logger.warning("queue %r: took over %d jobs that stock workers left", self._layout.name, count)
-
-    async def _run(self) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._repeat(self._search))
-            if self._here is not None:
-                tasks.create_task(self._repeat(self._watch))
-
-    async def _repeat(self, step: Callable[[], Awaitable[float]]) -> None:
-        pause = 0.0
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                pause = await step()
-            except (RedisError, OSError) as error:
-                self._outage.failed(error)
-                pause = 1.0
-            except Exception:
-                logger.exception("queue %r: an unforeseen error while looking for lost workers", self._layout.name)
-                pause = self._terms.lease / 3
-
-    async def _watch(self) -> float:
-        if self._here is not None:
-            async with self._lock:
-                await self._look(self._here)
-        return _LOOK * random.uniform(0.9, 1.1)  # noqa: S311  # no secret
-
-    async def _search(self) -> float:
-        async with self._lock:
-            _, wait = await self._recover()
-            await self.audit()
-            await self._adopt()
-        # Not all at once, and soon after the moment at which a lease would lapse.
-        latest, chance = self._terms.lease / 3, random.random()  # noqa: S311  # no secret
-        return min(latest * (0.8 + 0.2 * chance), wait + 0.05 + latest / 10 * chance)

@@ -10,7 +10,6 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final
 
-import redis
 from redis.asyncio.connection import Connection, SSLConnection
 from redis.exceptions import NoPermissionError, ResponseError
 
@@ -19,7 +18,7 @@ from litestar_tasks.queues.redis.routes import MisdirectedError
 if TYPE_CHECKING:
     from litestar_tasks.queues.redis.routes import Route
 
-__all__ = ("RoutedConnection", "RoutedSSLConnection", "SyncRoutedConnection", "SyncRoutedSSLConnection")
+__all__ = ("RoutedConnection", "RoutedSSLConnection")
 
 _NO_MASTER: Final = "it is no master (yet)"
 _THREADS: Final = ThreadPoolExecutor(4, thread_name_prefix="redis-route")
@@ -72,46 +71,3 @@ class RoutedConnection(Connection):
 
 class RoutedSSLConnection(RoutedConnection, SSLConnection):
     """The same with TLS."""
-
-
-class SyncRoutedConnection(redis.Connection):
-    """The same for threads.
-
-    Args:
-        route: The route.
-        settings: redis-py's options.
-    """
-
-    def __init__(self, *, route: Route, **settings: Any) -> None:
-        super().__init__(**settings)  # type: ignore[no-untyped-call]  # redis-py's, as those below
-        self._route = route
-
-    def connect(self) -> None:
-        """Connect, unless it is connected; raises as ``RoutedConnection.connect``."""
-        if self._sock is not None:
-            return
-        self.host, self.port = self._route.find()
-        super().connect()  # type: ignore[no-untyped-call]
-        if self._route.checks_role:
-            self.send_command("ROLE", check_health=False)  # type: ignore[no-untyped-call]
-            try:
-                role: Any = self.read_response()
-            except NoPermissionError:
-                return
-            if role[0] != b"master":
-                self.disconnect()  # type: ignore[no-untyped-call]
-                raise MisdirectedError(_NO_MASTER)
-
-    def read_response(self, *args: Any, **kwargs: Any) -> Any:
-        """See ``RoutedConnection.read_response``."""
-        try:
-            return super().read_response(*args, **kwargs)
-        except ResponseError as error:
-            if not (refusal := self._route.refusal(error)):
-                raise
-        self.disconnect()  # type: ignore[no-untyped-call]
-        raise MisdirectedError(refusal)
-
-
-class SyncRoutedSSLConnection(SyncRoutedConnection, redis.SSLConnection):
-    """The same for threads, with TLS."""

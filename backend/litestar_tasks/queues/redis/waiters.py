@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.redis.connection import Endpoint
 
-__all__ = ("Announcements", "Watch")
+__all__ = ("Announcements",)
 
 logger = logging.getLogger("litestar_tasks.queues")
 
@@ -212,24 +212,3 @@ class Announcements:
                     missed.discard(channel)
                     for callback in tuple(self._listeners[channel]):
                         callback(None)
-
-
-class Watch:
-    """What a waiter for the end of a job has heard."""
-
-    def __init__(self) -> None:
-        self._changed = asyncio.Event()
-
-    def hear(self, message: bytes | None) -> None:
-        """Take note of a message; only an end, or a gap, is worth another look."""
-        if message is None or message in (b"complete", b"failed", b"aborted"):
-            self._changed.set()
-
-    async def changed(self, timeout: float) -> None:
-        """Wait until the job has ended as far as one hears, or for ``timeout`` seconds."""
-        try:
-            async with asyncio.timeout(timeout):
-                await self._changed.wait()
-        except TimeoutError:
-            pass
-        self._changed.clear()
