@@ -273,9 +273,10 @@ class TasksPlugin(InitPlugin, CLIPlugin):
     async def _running(self, app: Litestar) -> AsyncGenerator[None, None]:
         self.check(app)
         if self._serving and self._config.dashboard is not None:
-            from litestar_tasks.dashboard import announce
+            from litestar_tasks.dashboard import announce, describe
 
             announce(self._config.dashboard, app)
+            describe(self._config.dashboard, app)
         async with self.attached():
             yield
 

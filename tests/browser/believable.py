@@ -42,7 +42,9 @@ _BUSY = {
 
 def shop_day(**dashboard: Any) -> Litestar:
     """The reference app's tasks with a day behind them, in memory; nothing works on it, so pages stay as they are."""
-    settings = Settings(tasks_broker_url="memory://", database_url=f"sqlite+aiosqlite:///{tempfile.gettempdir()}/never-opened.sqlite3")
+    settings = Settings(
+        tasks_broker_url="memory://", database_url=f"sqlite+aiosqlite:///{tempfile.gettempdir()}/never-opened.sqlite3"
+    )
     config = tasks_config(settings)
     plugin = TasksPlugin(
         TasksConfig(
@@ -118,7 +120,9 @@ async def fill_ended(default: TaskQueue, emails: TaskQueue) -> None:
 
 async def fill_failed(default: TaskQueue, emails: TaskQueue) -> None:
     error = await what_a_report_raised()
-    await end(default, "weekly_report", {}, 32_400, 30.0, how=Settlement.FAILED, key="weekly-report-2026-W47", error=error)
+    await end(
+        default, "weekly_report", {}, 32_400, 30.0, how=Settlement.FAILED, key="weekly-report-2026-W47", error=error
+    )
     for number in range(7):
         text = (
             'Traceback (most recent call last):\n  File "/srv/shop/app/campaigns/tasks.py", line 56, in '
@@ -132,7 +136,9 @@ async def fill_failed(default: TaskQueue, emails: TaskQueue) -> None:
 
 
 async def fill_running(default: TaskQueue, emails: TaskQueue) -> None:
-    campaign = await claim(default, "send_campaign", {"campaign_id": 31, "batch_size": 100}, key="campaign-31", timeout=3600)
+    campaign = await claim(
+        default, "send_campaign", {"campaign_id": 31, "batch_size": 100}, key="campaign-31", timeout=3600
+    )
     campaign.started = millis(-372)
     lines = ["2,600 recipients have not got theirs yet", "batch 1 of 26: 100 sent", "batch 2 of 26: 98 sent, 2 failed",
              *(f"batch {number} of 26: 100 sent" for number in range(3, 17))]  # fmt: skip
@@ -151,10 +157,14 @@ async def fill_waiting(default: TaskQueue, emails: TaskQueue) -> None:
     retried.status, retried.attempts, retried.scheduled, retried.started = Status.QUEUED, 1, int(time.time() + 95), 0
     await emails.settle(retried, Settlement.RETRY, delay=95)
     for number in range(23):
-        await put(emails, "send_campaign_mail", {"recipient_id": 88_600 + number}, tag="campaign-31", queued=millis(-14))
+        await put(
+            emails, "send_campaign_mail", {"recipient_id": 88_600 + number}, tag="campaign-31", queued=millis(-14)
+        )
     await put(default, "checksum", {"text": "The quick brown fox"}, queued=millis(-2))
     for user in range(3):
-        await put(default, "send_welcome_email", {"user_id": 9_200 + user}, scheduled=int(time.time()) + 540 + 60 * user)
+        await put(
+            default, "send_welcome_email", {"user_id": 9_200 + user}, scheduled=int(time.time()) + 540 + 60 * user
+        )
 
 
 async def what_a_report_raised() -> str:
@@ -194,9 +204,18 @@ async def claim(queue: TaskQueue, function: str, kwargs: dict[str, Any], **field
 
 
 async def put(
-    queue: TaskQueue, function: str, kwargs: dict[str, Any], *, key: str = "", tag: str = "", queued: int = 0, **fields: Any
+    queue: TaskQueue,
+    function: str,
+    kwargs: dict[str, Any],
+    *,
+    key: str = "",
+    tag: str = "",
+    queued: int = 0,
+    **fields: Any,
 ) -> None:
-    job = Job(function=function, kwargs=kwargs, meta={"tag": tag} if tag else {}, timeout=fields.pop("timeout", 300), **fields)
+    job = Job(
+        function=function, kwargs=kwargs, meta={"tag": tag} if tag else {}, timeout=fields.pop("timeout", 300), **fields
+    )
     job.key = key or job.key
     await queue.enqueue(job)
     if queued:

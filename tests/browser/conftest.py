@@ -12,6 +12,7 @@ from playwright.sync_api import Browser, sync_playwright
 
 from tests.browser.serving import FLAGS, NAMES, chromium, serving
 
+
 # Not for the session: while Playwright's sync API is open its event loop counts as running: no async test starts.
 @pytest.fixture(scope="module")
 def browser() -> Generator[Browser, None, None]:
@@ -37,4 +38,3 @@ def serve() -> Generator[Callable[..., str], None, None]:
             return servers.enter_context(serving(app, root_path))
 
         yield start
-

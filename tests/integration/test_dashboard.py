@@ -664,7 +664,11 @@ def test_long_values_are_cut_and_secrets_at_the_cut_are_not() -> None:
     for before in range(1_960, 2_001):
         assert "SECRET" not in Redactor().shown("x" * before + f" redis://user:{SECRET}@host", 2_000)
     lines = "\n".join(f"  at {number}" for number in range(10_000))
-    assert Redactor().end(f"{lines}\npassword={SECRET}\nValueError: last", 2_000).endswith("password=***\nValueError: last")
+    assert (
+        Redactor()
+        .end(f"{lines}\npassword={SECRET}\nValueError: last", 2_000)
+        .endswith("password=***\nValueError: last")
+    )
     for after in range(1_960, 2_001):
         assert "SECRET" not in Redactor().end(f"first line\npassword={SECRET}\n" + "x" * after, 2_000)
 

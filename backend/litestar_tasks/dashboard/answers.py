@@ -56,30 +56,38 @@ def page(name: str, visit: Visit, *, status_code: int = 200, live: bool, **value
         live: Whether it follows what happens.
         values: What it shows.
     """
-    content = _templates().get_template(f"{name}.html").render(
-        place=visit.place,
-        may_act=visit.may_act,
-        every=interval(len(visit.queues)) if live else 0,
-        flash=_flash(visit.param("done")),
-        section=name,
-        status_code=status_code,
-        **values,
+    content = (
+        _templates()
+        .get_template(f"{name}.html")
+        .render(
+            place=visit.place,
+            may_act=visit.may_act,
+            every=interval(len(visit.queues)) if live else 0,
+            flash=_flash(visit.param("done")),
+            section=name,
+            status_code=status_code,
+            **values,
+        )
     )
     return Response(content, status_code=status_code, media_type="text/html")
 
 
 def error(place: Place, *, status_code: int, title: str, detail: str, hint: str) -> Response[str]:
     """A page that says what is wrong, and what to do."""
-    content = _templates().get_template("error.html").render(
-        place=place,
-        may_act=True,
-        every=5 if status_code >= 500 else 0,
-        flash="",
-        section="error",
-        status_code=status_code,
-        title=title,
-        detail=detail,
-        hint=hint,
+    content = (
+        _templates()
+        .get_template("error.html")
+        .render(
+            place=place,
+            may_act=True,
+            every=5 if status_code >= 500 else 0,
+            flash="",
+            section="error",
+            status_code=status_code,
+            title=title,
+            detail=detail,
+            hint=hint,
+        )
     )
     return Response(content, status_code=status_code, media_type="text/html")
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from litestar.exceptions import HTTPException, ValidationException
 
-from litestar_tasks.dashboard import actions, answers, job, stats, tasks
+from litestar_tasks.dashboard import actions, answers, job, schedules, stats, tasks
 from litestar_tasks.dashboard.asking import asking
 from litestar_tasks.dashboard.job_view import JobRow
 from litestar_tasks.dashboard.jobs import act_on_all, act_on_some, allowed
@@ -21,7 +22,7 @@ from litestar_tasks.dashboard.stats import SPANS
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
 from litestar_tasks.dashboard.watch import Look
 from litestar_tasks.dashboard.workers import processes
-from litestar_tasks.exceptions import ConfigurationError, PayloadError
+from litestar_tasks.exceptions import ConfigurationError, InvalidScheduleError, PayloadError
 
 if TYPE_CHECKING:
     from litestar_tasks.task import AnyTask
@@ -36,7 +37,9 @@ __all__ = (
     "JobRef",
     "Jobs",
     "Key",
+    "NewScheduleBody",
     "QueueView",
+    "ScheduleBody",
     "Stats",
     "TaskDetail",
 )
@@ -125,6 +128,31 @@ class CopyBody:
     """The arguments of a new job in place of an old one."""
 
     kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleBody:
+    """What changes in a schedule; what is left out stays."""
+
+    cron: str | None = None
+    """Either this or ``every``."""
+    every: float | None = None
+    """Seconds."""
+    timezone: str | None = None
+    kwargs: Mapping[str, Any] | None = None
+
+    def fields(self) -> dict[str, Any]:
+        """Those that are given."""
+        given = {"cron": self.cron, "every": self.every, "timezone": self.timezone, "kwargs": self.kwargs}
+        return {name: value for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewScheduleBody(ScheduleBody):
+    """A schedule that no code declares."""
+
+    id: str
+    task: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -221,10 +249,8 @@ async def _delete(visit: Visit, label: str, key: str) -> Answer:
 
 async def _copy(visit: Visit, label: str, key: str) -> Answer:
     body = await _body(visit, CopyBody)
-    try:
+    with _refusing(visit):
         handle = await job.copy(visit, visit.queue(label), key, body.kwargs)
-    except PayloadError as error:
-        raise ValidationException(visit.redactor.text(str(error))) from error
     own = handle.id.removeprefix(visit.queue(label).job_id(""))
     return answers.json(Key(key=own, queue=label, id=handle.id), status_code=201)
 
@@ -259,17 +285,53 @@ async def _task(visit: Visit, name: str) -> Answer:
 async def _enqueue(visit: Visit, name: str) -> Answer:
     task, body = tasks.find_task(visit, name), await _body(visit, EnqueueBody)
     options = dict(body.options)
-    try:
+    with _refusing(visit):
         if isinstance(options.get("run_at"), str):
             options["run_at"] = datetime.fromisoformat(options["run_at"])
         handle = await tasks.enqueue(visit, task, body.kwargs, options)
-    except (PayloadError, ConfigurationError, ValueError) as error:
-        raise ValidationException(visit.redactor.text(str(error))) from error
     label = task.option("queue", options)
     key = handle.id.removeprefix(visit.queue(label).job_id(""))
-    return answers.json(
-        Key(key=key, queue=label, id=handle.id, deduplicated=handle.deduplicated), status_code=201
-    )
+    return answers.json(Key(key=key, queue=label, id=handle.id, deduplicated=handle.deduplicated), status_code=201)
+
+
+async def _schedules(visit: Visit) -> Answer:
+    return answers.json({"schedules": await schedules.schedules(visit)})
+
+
+async def _schedule(visit: Visit, id: str) -> Answer:
+    return answers.json({"schedule": await schedules.find(visit, id)})
+
+
+async def _schedule_action(visit: Visit, id: str, action: str) -> Answer:
+    await schedules.ACTIONS[action][0](visit, id)
+    return await _schedule(visit, id)
+
+
+async def _change_schedule(visit: Visit, id: str) -> Answer:
+    body = await _body(visit, ScheduleBody)
+    with _refusing(visit):
+        await schedules.change(visit, id, body.fields())
+    return await _schedule(visit, id)
+
+
+async def _add_schedule(visit: Visit) -> Answer:
+    body = await _body(visit, NewScheduleBody)
+    with _refusing(visit):
+        await schedules.add(visit, body.id, body.task, body.fields())
+    return answers.json({"schedule": await schedules.find(visit, body.id)}, status_code=201)
+
+
+async def _remove_schedule(visit: Visit, id: str) -> Answer:
+    await schedules.remove(visit, id)
+    return answers.json({"removed": id})
+
+
+async def _run_schedule(visit: Visit, id: str) -> Answer:
+    job_id = await schedules.run(visit, id)
+    for label, queue in visit.queues.items():
+        if job_id.startswith(prefix := queue.job_id("")):
+            return answers.json(Key(key=job_id.removeprefix(prefix), queue=label, id=job_id), status_code=201)
+    return answers.json(Key(key="", id=job_id), status_code=201)
 
 
 async def _stats(visit: Visit) -> Answer:
@@ -339,6 +401,15 @@ def _schema(task: AnyTask) -> dict[str, Any]:
     return task.payload.schema()
 
 
+@contextmanager
+def _refusing(visit: Visit) -> Generator[None, None, None]:
+    """What does not fit is the request's fault."""
+    try:
+        yield
+    except (PayloadError, ConfigurationError, InvalidScheduleError, ValueError) as error:
+        raise ValidationException(visit.redactor.text(str(error))) from error
+
+
 async def _body(visit: Visit, kind: type[Any]) -> Any:
     """What a request carries.
 
@@ -368,6 +439,16 @@ ROUTES: Final[tuple[Route, ...]] = (
     route("GET", "/api/tasks", _tasks),
     route("GET", "/api/tasks/{name}", _task),
     route("POST", "/api/tasks/{name}/jobs", _enqueue),
+    route("GET", "/api/schedules", _schedules),
+    route("POST", "/api/schedules", _add_schedule),
+    *(
+        route("POST", f"/api/schedules/{{id}}/{action}", partial(_schedule_action, action=action))
+        for action in ("pause", "resume", "reset")
+    ),
+    route("POST", "/api/schedules/{id}/jobs", _run_schedule),
+    route("GET", "/api/schedules/{id}", _schedule),
+    route("PATCH", "/api/schedules/{id}", _change_schedule),
+    route("DELETE", "/api/schedules/{id}", _remove_schedule),
     route("GET", "/api/stats", _stats),
     route("GET", "/api/workers", _workers),
     route("GET", "/health", _health),

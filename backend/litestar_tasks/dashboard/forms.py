@@ -68,7 +68,9 @@ def fields_of(
         error: What was wrong with it. Defaults to None: nothing.
     """
     defaults = inspect.signature(task.fn).parameters
-    wrong, place = (str(error), (error.path or "").lstrip("$.").partition(".")[0].partition("[")[0]) if error else ("", "")
+    wrong, place = (
+        (str(error), (error.path or "").lstrip("$.").partition(".")[0].partition("[")[0]) if error else ("", "")
+    )
     masked = _masked(task, redactor, stored or {})
     found: list[Field] = []
     for parameter in task.parameters:
@@ -126,7 +128,9 @@ def read_fields(
             value = _unmasked(value, before, (stored or {})[parameter.name])
         if _holds_mask(value):
             raise PayloadError(
-                task.name, f"holds {MASK}, which stands for what is hidden here; write the whole value", path=parameter.name
+                task.name,
+                f"holds {MASK}, which stands for what is hidden here; write the whole value",
+                path=parameter.name,
             )
         payload[parameter.name] = value
     return payload

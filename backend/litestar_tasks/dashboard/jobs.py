@@ -171,7 +171,9 @@ async def act_on_some(visit: Visit, action: BulkAction, chosen: Sequence[tuple[T
             done += await _one(visit, queue, action, key)
     for queue in {queue.label: queue for queue, _ in chosen}.values():
         number = sum(1 for own, _ in chosen if own is queue)
-        actions.log(visit, queue, f"of %d chosen jobs of queue %r some were {actions.DONE[action]}", number, queue.label)
+        actions.log(
+            visit, queue, f"of %d chosen jobs of queue %r some were {actions.DONE[action]}", number, queue.label
+        )
     return done, len(chosen) - done
 
 

@@ -68,7 +68,9 @@ async def _purge(visit: Visit, label: str) -> Answer:
     queue = visit.queue(label)
     form = await visit.request.form()
     if str(form.get("name") or "").strip() != label:
-        raise ValidationException(f"Nothing was purged: the name that was typed is not {label!r}. Go back and try again.")
+        raise ValidationException(
+            f"Nothing was purged: the name that was typed is not {label!r}. Go back and try again."
+        )
     number = await actions.purge(visit, queue)
     return answers.redirect(visit.place.link("queues", label), flash=("purged", number))
 

@@ -43,7 +43,10 @@ _HINTS: Final[Mapping[int, tuple[str, str]]] = {
     400: ("That cannot be understood", "Go back, and try again."),
     401: ("Who are you?", "Reload the page, and give your name and password."),
     403: ("This is closed to you", ""),
-    404: ("Nothing is here", "It may have been deleted, or its record may have expired. The search finds what is kept."),
+    404: (
+        "Nothing is here",
+        "It may have been deleted, or its record may have expired. The search finds what is kept.",
+    ),
     405: ("Nothing was done", "This address takes another method."),
     409: ("That cannot be done now", "Go back and look again: it may have changed meanwhile."),
     500: ("Something is wrong here", "The server's log says what; this page tries again by itself."),

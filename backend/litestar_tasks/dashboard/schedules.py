@@ -187,7 +187,9 @@ ACTIONS: Final[Mapping[str, tuple[Callable[[Visit, str], Awaitable[None]], str]]
 
 async def _list(visit: Visit) -> Answer:
     found = await schedules(visit)
-    return answers.page("schedules", visit, schedules=found, jobs=dict(links(visit, [one.last_job for one in found])), live=True)
+    return answers.page(
+        "schedules", visit, schedules=found, jobs=dict(links(visit, [one.last_job for one in found])), live=True
+    )
 
 
 async def _page(visit: Visit, id: str) -> Answer:
@@ -290,7 +292,11 @@ def _recurrence(fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rhythm(schedule: Schedule) -> str:
-    text = schedule.cron if schedule.cron is not None else f"every {duration((schedule.every or timedelta()).total_seconds())}"
+    text = (
+        schedule.cron
+        if schedule.cron is not None
+        else f"every {duration((schedule.every or timedelta()).total_seconds())}"
+    )
     return text if schedule.timezone == "UTC" else f"{text} ({schedule.timezone})"
 
 

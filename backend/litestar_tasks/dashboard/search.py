@@ -68,9 +68,7 @@ class Search:
     def pinned(self) -> Search:
         """The same with its span as fixed moments."""
         since, until = self.moments
-        return replace(
-            self, since=since.isoformat() if since else "", until=until.isoformat() if until else ""
-        )
+        return replace(self, since=since.isoformat() if since else "", until=until.isoformat() if until else "")
 
     def filter(self) -> JobFilter:
         """What a queue is asked for; the text is looked for in what it answers.
@@ -291,4 +289,3 @@ def _read_cursor(cursor: str, queues: Sequence[TaskQueue]) -> dict[str, str]:
         raise ValidationException("That page cannot be found. Begin again at the first one.") from error
     known = {queue.label for queue in queues}
     return {label: place for label, place in places.items() if label in known}
-

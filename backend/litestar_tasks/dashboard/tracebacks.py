@@ -77,9 +77,7 @@ def _context(file: str, number: int, code: str) -> list[tuple[int, str]]:
     if number > len(lines) or masked_text(lines[number - 1].strip()) != code:
         return []  # another release than this process's
     first = max(1, number - _AROUND)
-    return [
-        (at, masked_text(lines[at - 1].rstrip("\n"))) for at in range(first, min(len(lines), number + _AROUND) + 1)
-    ]
+    return [(at, masked_text(lines[at - 1].rstrip("\n"))) for at in range(first, min(len(lines), number + _AROUND) + 1)]
 
 
 def _sources() -> set[str]:

@@ -67,7 +67,9 @@ async def processes(visit: Visit, *, jobs: bool = False) -> list[ProcessView]:
     return sorted(found, key=lambda one: (one.lost, one.host, one.pid))
 
 
-def _process(visit: Visit, reports: Sequence[WorkerReport], rows: Mapping[tuple[str, str], Sequence[JobRow]]) -> ProcessView:
+def _process(
+    visit: Visit, reports: Sequence[WorkerReport], rows: Mapping[tuple[str, str], Sequence[JobRow]]
+) -> ProcessView:
     latest = max(reports, key=lambda report: report.seen.timestamp() if report.seen else 0.0)
     metadata = {name: value for report in reports for name, value in report.metadata.items()}
     return ProcessView(

@@ -14,6 +14,7 @@ const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "always", sty
 const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "long" })
 const clock = new Intl.DateTimeFormat(undefined, { hour: "2-digit", minute: "2-digit" })
 const precise = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" })
+const full = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "short" })
 const units = [["day", 172800, 86400], ["hour", 3600, 3600], ["minute", 60, 60], ["second", 1, 1]]
 
 function sayMoments(root) {
@@ -22,7 +23,8 @@ function sayMoments(root) {
     if (Number.isNaN(moment.getTime())) continue
     element.title = exact.format(moment)
     if (element.classList.contains("clock")) {
-      element.textContent = (element.closest(".log") ? precise : clock).format(moment)
+      const format = element.classList.contains("full") ? full : element.closest(".log") ? precise : clock
+      element.textContent = format.format(moment)
       continue
     }
     const seconds = (moment - Date.now()) / 1000
