@@ -36,6 +36,7 @@ from litestar_tasks.exceptions import (
     NotAttachedError,
     PayloadError,
     QueueUnavailableError,
+    ScheduleNotFoundError,
     StartupError,
     TasksError,
     UnknownQueueError,
@@ -50,7 +51,7 @@ from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.registry import Registry
 from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear, Retry, Snooze
-from litestar_tasks.schedule import Schedule
+from litestar_tasks.schedule import Firing, Mark, Schedule, ScheduleOptions, ScheduleState
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
 
 __all__ = (
@@ -76,6 +77,7 @@ __all__ = (
     "Enqueuer",
     "Event",
     "Exponential",
+    "Firing",
     "InvalidScheduleError",
     "InvalidTaskError",
     "JobAbortedError",
@@ -90,6 +92,7 @@ __all__ = (
     "JobStatus",
     "Linear",
     "LogLine",
+    "Mark",
     "Middleware",
     "NotAttachedError",
     "PayloadError",
@@ -99,6 +102,9 @@ __all__ = (
     "RegistryOptions",
     "Retry",
     "Schedule",
+    "ScheduleNotFoundError",
+    "ScheduleOptions",
+    "ScheduleState",
     "Snooze",
     "StartupError",
     "SyncContextTask",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from saq.job import Job
 
     from litestar_tasks.job import Event, JobQueue, JobSpec, JobStatus, Submission
+    from litestar_tasks.schedule import ScheduleBook
 
 __all__ = ("Attachment", "Attachments")
 
@@ -33,11 +34,19 @@ class Attachment:
     """Returns a queue by its label; raises UnknownQueueError."""
     locate: Callable[[str], tuple[str, str]]
     """Splits a job id into its queue's label and the job's key; raises JobNotFoundError for an id of elsewhere."""
+    schedules: ScheduleBook
+    """The schedules in its queues."""
 
     def queue(self, label: str) -> JobQueue:
         """A queue that can be used on the running event loop."""
         queue = self.find(label)
         return queue if _running_loop() is self.loop else _ForeignLoopQueue(queue, self.loop)
+
+    async def on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the app's loop, wherever it is awaited."""
+        if _running_loop() is self.loop:
+            return await work
+        return await _hop(work, self.loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the app's loop from a thread that has none, and wait for it.
@@ -138,7 +147,11 @@ class _ForeignLoopQueue:
         return await self._hop(self._queue.change(key, seen))
 
     async def _hop(self, work: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        return await _hop(work, self._loop)
+
+
+async def _hop(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -173,7 +173,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             EmbeddedServerError: The embedded server does not start.
         """
         broker, loop = Broker(self._config), asyncio.get_running_loop()
-        attachment = Attachment(loop, self._config.broker, broker.find, broker.locate)
+        attachment = Attachment(loop, self._config.broker, broker.find, broker.locate, broker.schedules)
         with self._config.registry.attach(attachment):
             brokers = self._brokers.setdefault(loop, [])
             brokers.append(broker)
@@ -303,7 +303,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         self, workers: list[Worker], *, drain: bool = False, ended: Callable[[], None] = lambda: None
     ) -> AsyncGenerator[list[asyncio.Task[None]], None]:
         """Let workers work, and hand out what does; ``ended`` is called when a part of it ends by itself."""
-        scheduler = Scheduler(self._config.registry, self._broker().find)
+        broker = self._broker()
+        scheduler = Scheduler(broker.schedules, broker.queues, [worker.queue.label for worker in workers])
         for worker in workers:
             await worker.open()
         parts = [asyncio.create_task(worker.start(), name=f"worker-{worker.queue.label}") for worker in workers]

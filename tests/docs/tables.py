@@ -19,7 +19,7 @@ import click
 from litestar.plugins import CLIPlugin
 
 from app import settings
-from litestar_tasks import Registry, TasksConfig, TasksPlugin, config, options, queue_config, registry
+from litestar_tasks import Registry, TasksConfig, TasksPlugin, config, options, queue_config, registry, schedule
 from tests.docs.documents import ROOT, text_of
 
 START: Final = "<!-- table: {} -->\n"
@@ -99,13 +99,14 @@ def options_by_level() -> str:
     shared = declared(options, "SharedOptions")
     of_registries = declared(options, "RegistryOptions")
     of_tasks, of_calls = declared(options, "TaskOptions"), declared(options, "EnqueueOptions")
-    of_schedules = list(arguments(Registry.schedule))
+    of_schedules = [*arguments(Registry.schedule), *declared(schedule, "RecurrenceOptions")]
+    both = {option.name for option in declared(schedule, "ScheduleOptions")}
     names = {option.name for option in declared(registry, "QueueOptions")}
     of_queues = [option for option in declared(queue_config, "QueueConfig") if option.name in names]
     levels = {
         "registry": [*shared, *of_registries],
         "task": [*shared, *of_registries, *of_tasks],
-        "schedule": of_schedules,
+        "schedule": [*of_schedules, *(option for option in shared if option.name in both)],
         "call": [*shared, *of_calls],
         "config": of_queues,
     }

@@ -21,6 +21,7 @@ from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.job import ENDS, Event, JobSpec, JobStatus, Submission, event_of, status_of
 from litestar_tasks.queues.operations import Operations
 from litestar_tasks.queues.reports import WorkerReport, read_reports
+from litestar_tasks.queues.schedules import ScheduleStore
 
 if TYPE_CHECKING:
     from saq.types import WorkerInfo
@@ -99,9 +100,11 @@ class TaskQueue(Queue, Operations):
         label: The name that tasks, routes and configurations use.
         registry: The tasks that may be enqueued by name.
         on_enqueue: What sees each call before it is stored, before the hooks of its registry and its task.
+        schedules: The queue's schedules.
     """
 
     label: str
+    schedules: ScheduleStore
     registry: Registry
     on_enqueue: tuple[EnqueueHook, ...] = ()
 
@@ -144,6 +147,12 @@ class TaskQueue(Queue, Operations):
             QueueUnavailableError: The broker did not answer in time.
         """
         return await self._submit_job(self.build(spec), once=spec.once)
+
+    async def prepare(self, spec: JobSpec) -> Job:
+        """One call as a job that is to be stored, after all that sees it before."""
+        job = self.build(spec)
+        await self._before_enqueue(job)
+        return job
 
     async def submit_many(self, specs: Sequence[JobSpec]) -> list[Submission]:
         """Store many calls, in order, with as few round trips as the broker allows.

@@ -20,6 +20,7 @@ from litestar_tasks.job import JobStatus, Submission, status_of
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.compatible import CompatibleQueue
 from litestar_tasks.queues.memory.operations import MemoryOperations
+from litestar_tasks.queues.memory.schedules import MemorySchedules
 from litestar_tasks.queues.memory.state import State
 from litestar_tasks.queues.operations import Capability, JobState
 from litestar_tasks.queues.reports import living
@@ -82,6 +83,7 @@ class MemoryQueue(CompatibleQueue):
         self._opening = asyncio.Lock()
         self._workers: dict[str, WorkerInfo] = {}
         self._operations = MemoryOperations(self, self._state, self._notify)
+        self.schedules = MemorySchedules(self.store)
 
     def __repr__(self) -> str:
         return f"<MemoryQueue {self.name!r}>"

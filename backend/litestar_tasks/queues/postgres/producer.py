@@ -116,6 +116,10 @@ class Producer:
                     await asyncio.gather(flight, return_exceptions=True)
         return submissions
 
+    def statement(self, job: Job) -> tuple[str, dict[str, Any]]:
+        """What stores a new job within a transaction: a statement and its parameters."""
+        return _statement(self._queue.name, [self._entry(job, once=False)])
+
     async def close(self) -> None:
         """Give up what is still to be sent."""
         if self._sending is not None:

@@ -29,6 +29,7 @@ from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
 from litestar_tasks.queues.postgres.producer import Producer
 from litestar_tasks.queues.postgres.records import job_of
+from litestar_tasks.queues.postgres.schedules import PostgresSchedules
 from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
 
@@ -126,6 +127,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         )
         self._operator = PostgresOperations(self, label, self._reader, self._announcer, self._terms.limits)
         self._operations = self._operator
+        self.schedules = PostgresSchedules(self.name, label, self._endpoint, self._announcer, self._producer.statement)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 
@@ -289,6 +291,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         await self._listener.close()
         await self._announcer.flush()
         await self._producer.close()
+        await self.schedules.close()
         await self._writer.close()
         await self._reader.close()
 

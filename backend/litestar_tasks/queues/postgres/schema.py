@@ -107,6 +107,29 @@ CREATE TABLE litestar_tasks_minutes (
 );
 """,
     ),
+    (
+        "schedules, and the releases that declare them",
+        """\
+CREATE TABLE litestar_tasks_schedules (
+    queue text NOT NULL,
+    id text NOT NULL,
+    document bytea NOT NULL,              -- all that is known of it, as JSON; replaced as a whole
+    due bigint,                           -- when it is to be fired, in ms since the epoch; null: not at all
+    PRIMARY KEY (queue, id)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 200);
+CREATE INDEX litestar_tasks_schedules_due ON litestar_tasks_schedules (queue, due) WHERE due IS NOT NULL;
+
+-- One row for each worker process and queue: which release it is of, and until when it counts as alive.
+CREATE TABLE litestar_tasks_releases (
+    queue text NOT NULL,
+    holder text NOT NULL,
+    digest text NOT NULL,                 -- of what the release declares
+    first_seen timestamptz NOT NULL,      -- the release
+    expires timestamptz NOT NULL,
+    PRIMARY KEY (queue, holder)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 200);
+""",
+    ),
 )
 """What each step brings, and its statements."""
 

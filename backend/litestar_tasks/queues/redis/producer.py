@@ -132,6 +132,10 @@ class Producer:
                 await self._confirm_bulk(self._guarantee, epoch, self._layout.job_id(jobs[0][0].key))
         return submissions
 
+    def arguments(self, job: Job) -> list[bytes | str | float]:
+        """A new job as ``enqueue.lua`` takes it, without the prefix."""
+        return self._arguments([self._entry(job, once=False)])[1:]
+
     async def close(self) -> None:
         """Close the connections."""
         await self._batcher.close()

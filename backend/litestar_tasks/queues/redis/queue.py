@@ -33,6 +33,7 @@ from litestar_tasks.queues.redis.operations import RedisOperations
 from litestar_tasks.queues.redis.producer import Producer
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
+from litestar_tasks.queues.redis.schedules import RedisSchedules
 from litestar_tasks.queues.redis.waiters import Announcements
 from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.retention import FAILED_TTL
@@ -136,6 +137,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         self._announcements = Announcements(self._endpoint, self._outage)
         self._operator = RedisOperations(self, label, self._endpoint, self._layout, self._terms.limits)
         self._operations = self._operator
+        self.schedules = RedisSchedules(label, self._endpoint, self._layout, self._producer.arguments)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 
@@ -321,6 +323,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         await self._reader.close()
         await self._commands.close()
         await self._operator.close()
+        await self.schedules.close()
         await self.redis.connection_pool.disconnect()
 
     # Details
