@@ -110,12 +110,25 @@ async def write_minutes(default: TaskQueue, emails: TaskQueue) -> None:
 async def fill_ended(default: TaskQueue, emails: TaskQueue) -> None:
     for number in range(60):
         ago = 3 + number * 47
-        await end(emails, "send_receipt", {"payment_id": 48_210 - number}, ago, 0.21 + number % 5 / 30,
-                  result={"payment_id": 48_210 - number, "sent_to": "ada@example.com", "amount": "49.00", "currency": "EUR"})  # fmt: skip
+        await end(
+            emails,
+            "send_receipt",
+            {"payment_id": 48_210 - number},
+            ago,
+            0.21 + number % 5 / 30,
+            result={"payment_id": 48_210 - number, "sent_to": "ada@example.com", "amount": "49.00", "currency": "EUR"},
+        )
         await end(default, "send_welcome_email", {"user_id": 9_120 - number}, ago + 20, 0.4, result={"status": "sent"})
     await end(default, "cleanup_old_records", {"batch_size": 100}, 33_000, 41.2, result={"deleted": 2_318})
-    await end(default, "update_user_status", {"user_id": 7, "status": "blocked"}, 260, 0.02, how=Settlement.ABORTED,
-              error="aborted from the dashboard by 'ada' at 10.0.4.17")  # fmt: skip
+    await end(
+        default,
+        "update_user_status",
+        {"user_id": 7, "status": "blocked"},
+        260,
+        0.02,
+        how=Settlement.ABORTED,
+        error="aborted from the dashboard by 'ada' at 10.0.4.17",
+    )
 
 
 async def fill_failed(default: TaskQueue, emails: TaskQueue) -> None:
@@ -129,10 +142,27 @@ async def fill_failed(default: TaskQueue, emails: TaskQueue) -> None:
             "send_campaign_mail\n    await mailbox.send(\nConnectionRefusedError: [Errno 111] Connect call failed "
             "('10.0.4.2', 587)"
         )
-        await end(emails, "send_campaign_mail", {"recipient_id": 88_120 + number}, 1_150 + number * 31, 5.0,
-                  how=Settlement.FAILED, error=text, attempts=5, retries=5, tag="campaign-31")  # fmt: skip
-    await end(default, "import_customers", {"file": "customers.csv", "api_key": "sk_live_51Hx"}, 7_900, 0.0,
-              how=Settlement.QUARANTINED, error="no worker knows the task 'import_customers'; registered are 9 others")  # fmt: skip
+        await end(
+            emails,
+            "send_campaign_mail",
+            {"recipient_id": 88_120 + number},
+            1_150 + number * 31,
+            5.0,
+            how=Settlement.FAILED,
+            error=text,
+            attempts=5,
+            retries=5,
+            tag="campaign-31",
+        )
+    await end(
+        default,
+        "import_customers",
+        {"file": "customers.csv", "api_key": "sk_live_51Hx"},
+        7_900,
+        0.0,
+        how=Settlement.QUARANTINED,
+        error="no worker knows the task 'import_customers'; registered are 9 others",
+    )
 
 
 async def fill_running(default: TaskQueue, emails: TaskQueue) -> None:
@@ -140,11 +170,20 @@ async def fill_running(default: TaskQueue, emails: TaskQueue) -> None:
         default, "send_campaign", {"campaign_id": 31, "batch_size": 100}, key="campaign-31", timeout=3600
     )
     campaign.started = millis(-372)
-    lines = ["2,600 recipients have not got theirs yet", "batch 1 of 26: 100 sent", "batch 2 of 26: 98 sent, 2 failed",
-             *(f"batch {number} of 26: 100 sent" for number in range(3, 17))]  # fmt: skip
+    lines = [
+        "2,600 recipients have not got theirs yet",
+        "batch 1 of 26: 100 sent",
+        "batch 2 of 26: 98 sent, 2 failed",
+        *(f"batch {number} of 26: 100 sent" for number in range(3, 17)),
+    ]
     log = [{"at": millis(-372 + number * 22), "text": text} for number, text in enumerate(lines)]
-    await default.update(campaign, progress=0.63, started=campaign.started, queued=millis(-373),
-                         meta={"message": "batch 17 of 26", "log": log, "tag": "campaign-31"})  # fmt: skip
+    await default.update(
+        campaign,
+        progress=0.63,
+        started=campaign.started,
+        queued=millis(-373),
+        meta={"message": "batch 17 of 26", "log": log, "tag": "campaign-31"},
+    )
     for number in range(4):
         mail = await claim(emails, "send_campaign_mail", {"recipient_id": 88_540 + number}, tag="campaign-31")
         await emails.update(mail, started=millis(-0.4 * number - 0.2))
@@ -152,8 +191,15 @@ async def fill_running(default: TaskQueue, emails: TaskQueue) -> None:
 
 async def fill_waiting(default: TaskQueue, emails: TaskQueue) -> None:
     retried = await claim(emails, "send_receipt", {"payment_id": 48_187}, retries=5)
-    remember(retried, "retry", error="smtplib.SMTPServerDisconnected: Connection unexpectedly closed",
-             error_type="SMTPServerDisconnected", started=millis(-64), completed=millis(-59), worker=WORKER)  # fmt: skip
+    remember(
+        retried,
+        "retry",
+        error="smtplib.SMTPServerDisconnected: Connection unexpectedly closed",
+        error_type="SMTPServerDisconnected",
+        started=millis(-64),
+        completed=millis(-59),
+        worker=WORKER,
+    )
     retried.status, retried.attempts, retried.scheduled, retried.started = Status.QUEUED, 1, int(time.time() + 95), 0
     await emails.settle(retried, Settlement.RETRY, delay=95)
     for number in range(23):
@@ -182,17 +228,33 @@ async def what_a_report_raised() -> str:
 
 
 async def end(
-    queue: TaskQueue, function: str, kwargs: dict[str, Any], ago: float, took: float, *,
-    how: Settlement = Settlement.COMPLETE, result: Any = None, error: str | None = None, attempts: int = 1, **fields: Any,
-) -> None:  # fmt: skip
+    queue: TaskQueue,
+    function: str,
+    kwargs: dict[str, Any],
+    ago: float,
+    took: float,
+    *,
+    how: Settlement = Settlement.COMPLETE,
+    result: Any = None,
+    error: str | None = None,
+    attempts: int = 1,
+    **fields: Any,
+) -> None:
     job = await claim(queue, function, kwargs, **fields)
     job.status = {Settlement.COMPLETE: Status.COMPLETE, Settlement.ABORTED: Status.ABORTED}.get(how, Status.FAILED)
     job.started, job.completed, job.queued = millis(-ago - took), millis(-ago), millis(-ago - took - 0.02)
     job.attempts, job.result, job.error = attempts, result, error
     if attempts > 1:
         for number in range(attempts - 1):
-            remember(job, "retry", error=error, error_type="ConnectionRefusedError", worker=WORKER,
-                     started=millis(-ago - 30 * (attempts - number)), completed=millis(-ago - 30 * (attempts - number) + 5))  # fmt: skip
+            remember(
+                job,
+                "retry",
+                error=error,
+                error_type="ConnectionRefusedError",
+                worker=WORKER,
+                started=millis(-ago - 30 * (attempts - number)),
+                completed=millis(-ago - 30 * (attempts - number) + 5),
+            )
     await queue.settle(job, how)
 
 
@@ -242,11 +304,18 @@ def report(label: str, host: str, pid: int, silent: int, running: int) -> Worker
         "queue_key": f"production.{label}",
         "metadata": None,
         "process": {
-            "host": host, "pid": pid, "version": "litestar-tasks 0.1.0, Python 3.12.4", "started": millis(-93_600),
-            "seen": millis(-silent), "running": running, "concurrency": 20 if label == "emails" else 10,
-            "load": 1.42, "cpus": 4, "stopped": False,
+            "host": host,
+            "pid": pid,
+            "version": "litestar-tasks 0.1.0, Python 3.12.4",
+            "started": millis(-93_600),
+            "seen": millis(-silent),
+            "running": running,
+            "concurrency": 20 if label == "emails" else 10,
+            "load": 1.42,
+            "cpus": 4,
+            "stopped": False,
         },
-    }  # fmt: skip
+    }
     return cast("WorkerInfo", info)
 
 

@@ -1,4 +1,4 @@
-"""``make screenshots``: every page of the dashboard, light and dark, on a desktop and on a phone, in docs/screenshots."""
+"""``make screenshots``: each page of the dashboard, light and dark, on a desktop and a phone, in docs/screenshots."""
 
 from __future__ import annotations
 
@@ -68,7 +68,8 @@ def pressed(page: Page, png: bytes) -> bytes:
             const canvas = new OffscreenCanvas(image.width, image.height)
             canvas.getContext("2d").drawImage(image, 0, 0)
             const blob = await canvas.convertToBlob({ type: "image/webp", quality: 0.82 })
-            return btoa(Array.from(new Uint8Array(await blob.arrayBuffer()), (byte) => String.fromCharCode(byte)).join(""))
+            const bytes = new Uint8Array(await blob.arrayBuffer())
+            return btoa(Array.from(bytes, (byte) => String.fromCharCode(byte)).join(""))
         }""",
         base64.b64encode(png).decode(),
     )

@@ -7,9 +7,7 @@ import gzip
 import logging
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
-from html.parser import HTMLParser
+from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote, urljoin
@@ -21,7 +19,6 @@ from litestar.config.compression import CompressionConfig
 from litestar.config.cors import CORSConfig
 from litestar.config.csrf import CSRFConfig
 from litestar.connection import ASGIConnection
-from litestar.exceptions import NotAuthorizedException
 from litestar.middleware import AbstractAuthenticationMiddleware, AuthenticationResult
 from litestar.testing import TestClient
 from litestar.types import ASGIApp, Receive, Scope, Send
@@ -31,121 +28,9 @@ from litestar_tasks import DashboardConfig, Registry, TasksConfig, TasksPlugin
 from litestar_tasks.dashboard import announce
 from litestar_tasks.dashboard.redaction import Redactor
 from litestar_tasks.exceptions import QueueUnavailableError
-from litestar_tasks.queues.base import TaskQueue
 from litestar_tasks.queues.memory import MemoryQueue
 from litestar_tasks.redaction import masked_text
-
-HTML = {"accept": "text/html,application/xhtml+xml"}
-SCRIPT = {"content-type": "application/json"}
-OWN_FORM = {"origin": "http://localhost:8000", "sec-fetch-site": "same-origin", "sec-fetch-mode": "navigate"}
-
-
-async def anybody(connection: ASGIConnection[Any, Any, Any, Any], _: Any) -> None:
-    """A guard that lets everybody in."""
-
-
-async def nobody(connection: ASGIConnection[Any, Any, Any, Any], _: Any) -> None:
-    raise NotAuthorizedException("who are you?")
-
-
-class Peer:
-    """A client at an address, and what stands between it and the app."""
-
-    def __init__(self, app: Litestar) -> None:
-        self._app = app
-
-    def __call__(
-        self,
-        peer: str | None = "127.0.0.1",
-        *,
-        url: str = "http://localhost:8000",
-        root_path: str = "",
-        through: Callable[[ASGIApp], ASGIApp] | None = None,
-    ) -> httpx.AsyncClient:
-        async def app(scope: Scope, receive: Receive, send: Send) -> None:
-            if peer is None:
-                scope["client"] = None
-            await (through(self._app) if through else self._app)(scope, receive, send)
-
-        transport = httpx.ASGITransport(
-            app,  # type: ignore[arg-type]  # httpx spells ASGI's types in its own way
-            client=(peer or "", 4711),
-            root_path=root_path,
-            raise_app_exceptions=False,
-        )
-        return httpx.AsyncClient(transport=transport, base_url=url)
-
-
-class Running(SimpleNamespace):
-    app: Litestar
-    at: Peer
-    queue: TaskQueue
-    queues: Mapping[str, TaskQueue]
-    gate: asyncio.Event
-
-    async def job(self, function: str = "add", *, key: str = "job-1", end: bool = True, **fields: Any) -> Job:
-        """A job with any fields, run to its end."""
-        job = await self.queue.enqueue(Job(function=function, key=key, **fields))
-        if end:
-            await self.queue.wait(job.key, 5)
-        return job
-
-    async def until(self, key: str, status: str) -> None:
-        async with asyncio.timeout(5):
-            while await self.queue.status(key) != status:  # noqa: ASYNC110  # the queue announces ends, not starts
-                await asyncio.sleep(0.005)
-
-
-async def reported(queue: TaskQueue) -> None:
-    """Wait for the worker's first word, a moment after it started."""
-    while not await queue.workers():  # noqa: ASYNC110  # nobody announces it
-        await asyncio.sleep(0.001)
-
-
-@asynccontextmanager
-async def running(
-    *, guards: Sequence[Any] = (anybody,), path: str = "/saq", worker: bool = True, **options: Any
-) -> AsyncGenerator[Running, None]:
-    registry = Registry("shop", allow_local=True)
-    gate = asyncio.Event()
-
-    @registry.task
-    async def add(*, a: Any = 1, b: Any = 2) -> Any:
-        return {"sum": a}
-
-    @registry.task
-    async def echo(*, value: Any) -> Any:
-        return value
-
-    @registry.task
-    async def fail(*, why: str = "no reason") -> None:
-        raise RuntimeError(why)
-
-    @registry.task
-    async def wait(*, n: int = 0) -> None:
-        await gate.wait()
-
-    @registry.task(queue="emails")
-    async def mail(*, to: str = "") -> None: ...
-
-    plugin = TasksPlugin(
-        TasksConfig(
-            registry=registry,
-            broker_url="memory://",
-            in_process_worker=worker,
-            dashboard=DashboardConfig(path=path, guards=guards),
-        )
-    )
-    app = Litestar(plugins=[plugin], **{"debug": False, "logging_config": None, **options})
-    async with app.lifespan():
-        queues = {label: plugin.get_queue(label) for label in ("default", "emails")}
-        if worker:
-            await asyncio.gather(*map(reported, queues.values()))
-        try:
-            yield Running(app=app, at=Peer(app), queue=queues["default"], queues=queues, gate=gate)
-        finally:
-            gate.set()
-
+from tests.integration.shop import HTML, OWN_FORM, SCRIPT, SECRET, Tags, anybody, links, nobody, running
 
 EVERYTHING = [
     ("GET", "/saq"),
@@ -576,32 +461,8 @@ OUR_TAGS = set(
 )
 
 
-class Tags(HTMLParser):
-    def __init__(self, page: str) -> None:
-        super().__init__()
-        self.names: set[str] = set()
-        self.attributes: list[str] = []
-        self.links: list[str] = []
-        self.forms: list[str] = []
-        self.feed(page)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.names.add(tag)
-        self.attributes += [name for name, _ in attrs]
-        for name, value in attrs:
-            if name in ("href", "src") and not (value or "").startswith("data:"):
-                self.links.append(value or "")
-            if name == "action":
-                self.forms.append(value or "")
-
-
-def links(page: str) -> list[str]:
-    return Tags(page).links
-
-
 # ------------------------------------------------------------------------------------------------ no secrets
 
-SECRET = "hunter2-SECRET"
 SECRETS: list[dict[str, Any]] = [
     {"password": SECRET},
     {"userPassword": SECRET},

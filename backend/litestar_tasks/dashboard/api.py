@@ -23,6 +23,7 @@ from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
 from litestar_tasks.dashboard.watch import Look
 from litestar_tasks.dashboard.workers import processes
 from litestar_tasks.exceptions import ConfigurationError, InvalidScheduleError, PayloadError
+from litestar_tasks.queues.operations import JobState
 
 if TYPE_CHECKING:
     from litestar_tasks.task import AnyTask
@@ -53,7 +54,7 @@ class QueueView:
     active: int
     queued: int
     scheduled: int
-    counts: Mapping[str, int]
+    counts: Mapping[JobState, int]
     """By state; retrying jobs are counted among the scheduled ones, quarantined among the failed ones, too."""
     counted_up_to: int | None
     """A count that is equal to it means "so many or more"; None where all are exact."""
@@ -344,6 +345,8 @@ async def _stats(visit: Visit) -> Answer:
 
 
 async def _workers(visit: Visit) -> Answer:
+    for queue in visit.queues.values():
+        visit.watch.forget(queue)
     return answers.json({"workers": await processes(visit, jobs=True)})
 
 
@@ -371,7 +374,7 @@ def _queue_view(visit: Visit, look: Look) -> QueueView:
         active=look.counts["active"],
         queued=look.counts["queued"],
         scheduled=look.counts["scheduled"],
-        counts={state: number for state, number in look.counts.items()},
+        counts=look.counts,
         counted_up_to=look.cap,
         paused=look.pause is not None,
         paused_by=visit.redactor.text(look.pause.by) if look.pause else "",

@@ -28,7 +28,7 @@ __all__ = ("Field", "fields_of", "read_fields", "read_number", "secret_arguments
 
 _TEXTS: Final = (str, UUID, datetime, date, time, timedelta, Decimal, bytes)
 _LIMIT: Final = 300_000
-_SECRET: Final = "litestar_tasks.secret"
+_HIDDEN: Final = "litestar_tasks.secret"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +168,7 @@ def secret_arguments(task: AnyTask | None) -> frozenset[str]:
 def _is_secret(annotation: Any) -> bool:
     """Whether it is a ``Secret``, or holds one: what is stored of it cannot be read anyway."""
     marks = (getattr(extra, "extra", None) or {} for extra in getattr(annotation, "__metadata__", ()))
-    return any(_SECRET in mark for mark in marks) or any(map(_is_secret, get_args(annotation)))
+    return any(_HIDDEN in mark for mark in marks) or any(map(_is_secret, get_args(annotation)))
 
 
 def _masked(task: AnyTask, redactor: Redactor, stored: Mapping[str, Any]) -> dict[str, Any]:

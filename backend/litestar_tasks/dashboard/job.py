@@ -5,14 +5,12 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from litestar.exceptions import NotFoundException
-
 from litestar_tasks.dashboard import actions, answers
 from litestar_tasks.dashboard.asking import asking, find_job
 from litestar_tasks.dashboard.forms import fields_of, read_fields, secret_arguments
 from litestar_tasks.dashboard.job_view import JobView, job_view
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
-from litestar_tasks.exceptions import JobNotFoundError, PayloadError
+from litestar_tasks.exceptions import PayloadError
 from litestar_tasks.job import JobHandle
 
 if TYPE_CHECKING:
@@ -127,15 +125,6 @@ async def _copy(visit: Visit, label: str, key: str) -> Answer:
     )
 
 
-async def _find(visit: Visit) -> Answer:
-    """A job by its id, whichever queue it is in."""
-    id = visit.param("id")
-    for label, queue in visit.queues.items():
-        if (prefix := queue.job_id("")) and id.startswith(prefix):
-            return answers.redirect(visit.place.link("queues", label, "jobs", id.removeprefix(prefix)))
-    raise NotFoundException(str(JobNotFoundError(id)))
-
-
 def _task(visit: Visit, record: Job) -> AnyTask:
     task = visit.registry.find_task(record.function)
     if task is None:
@@ -152,7 +141,6 @@ def _options(record: Job) -> dict[str, Any]:
 
 
 ROUTES: Final[tuple[Route, ...]] = (
-    route("GET", "/job", _find),
     *(route("POST", f"/queues/{{label}}/jobs/{{key}}/{action}", partial(_act, action=action)) for action in ACTIONS),
     route("GET", "/queues/{label}/jobs/{key}/copies", _form),
     route("POST", "/queues/{label}/jobs/{key}/copies", _copy),

@@ -111,14 +111,14 @@ async def _act(visit: Visit, action: str) -> Answer:
     return answers.redirect(_back(visit, search), flash=(f"{actions.DONE[action]}", done, skipped))
 
 
-async def _ask(visit: Visit, search: Search, action: BulkAction, *, wrong: str = "") -> Answer:
+async def _ask(visit: Visit, search: Search, action: BulkAction, *, wrong: str | None = None) -> Answer:
     number, more = await count_matches(visit, search)
     if not number:
         return answers.redirect(_back(visit, search), flash=("none",))
     return answers.page(
         "bulk_confirm",
         visit,
-        status_code=422 if wrong else 200,
+        status_code=200 if wrong is None else 422,
         search=search,
         action=action,
         number=number,
@@ -199,9 +199,9 @@ async def act_on_all(visit: Visit, action: BulkAction, search: Search, places: M
             done, skipped = done + more, skipped + rest
             del left[label]
             continue
-        which = search.filter() if places is None or not left[label] else _same_filter(search, left[label])
+        which = _same_filter(search, left[label]) if left[label] else search.filter()
         cursor: str | None = left[label].partition("|")[2] or None
-        while time.monotonic() - started < _BUDGET:
+        while True:
             async with asking(queue):
                 step = await queue.bulk(action, which, limit=_STEP, cursor=cursor)
             done, skipped, cursor = done + step.done, skipped + step.skipped, step.cursor
@@ -209,6 +209,8 @@ async def act_on_all(visit: Visit, action: BulkAction, search: Search, places: M
                 del left[label]
                 break
             left[label] = f"{_span(which)}|{cursor}"
+            if time.monotonic() - started > _BUDGET:
+                return Step(done, skipped, left)
         visit.watch.forget(queue)
     return Step(done, skipped, left)
 

@@ -62,7 +62,9 @@ ENDPOINTS: Final = (
     Endpoint("POST", "/api/queues/{label}/purge", "Forget all jobs that wait in a queue", int, "purged"),
     Endpoint("GET", "/api/jobs", "Jobs by state, and by what narrows it", api.Jobs, query=_SEARCH),
     *(
-        Endpoint("POST", f"/api/jobs/{action}", f"{action.capitalize()} many jobs, a step at a time", api.BulkResult, body=api.BulkBody)
+        Endpoint(
+            "POST", f"/api/jobs/{action}", f"{action.capitalize()} many jobs by steps", api.BulkResult, body=api.BulkBody
+        )
         for action in ("retry", "abort", "delete")
     ),
     Endpoint("GET", _JOB, "A job with all that is kept of it", JobView, "job"),
@@ -79,11 +81,16 @@ ENDPOINTS: Final = (
     Endpoint("PATCH", "/api/schedules/{id}", "Change a schedule", ScheduleView, "schedule", body=api.ScheduleBody),
     Endpoint("DELETE", "/api/schedules/{id}", "Remove a schedule that was added here", str, "removed"),
     *(
-        Endpoint("POST", f"/api/schedules/{{id}}/{action}", f"{action.capitalize()} a schedule", ScheduleView, "schedule")
+        Endpoint(
+            "POST", f"/api/schedules/{{id}}/{action}", f"{action.capitalize()} a schedule", ScheduleView, "schedule"
+        )
         for action in ("pause", "resume", "reset")
     ),
     Endpoint("POST", "/api/schedules/{id}/jobs", "Run a schedule's job now", api.Key, status=201),
-    Endpoint("GET", "/api/stats", "How attempts ended, in columns", api.Stats, "stats", many=True, query=("range", "queue", "task")),
+    Endpoint(
+        "GET", "/api/stats", "How attempts ended, in columns", api.Stats, "stats", many=True,
+        query=("range", "queue", "task"),
+    ),
     Endpoint("GET", "/api/workers", "The processes that work", ProcessView, "workers", many=True),
     Endpoint("GET", "/health", "Whether jobs can be run; 503 if not", api.Health),
 )  # fmt: skip

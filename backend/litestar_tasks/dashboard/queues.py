@@ -59,6 +59,7 @@ async def _resume(visit: Visit, label: str) -> Answer:
 
 
 async def _ask(visit: Visit, label: str) -> Answer:
+    visit.watch.forget(visit.queue(label))  # a number to act on is no old one
     look = await visit.watch.look(visit.queue(label))
     number = look.counts["queued"] + look.counts["scheduled"]
     return answers.page("purge", visit, label=label, number=number, wrong="", live=False)

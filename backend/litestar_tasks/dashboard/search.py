@@ -8,7 +8,7 @@ import binascii
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from litestar.exceptions import ValidationException
@@ -211,6 +211,8 @@ async def count_matches(visit: Visit, search: Search) -> tuple[int, bool]:
     """How many jobs are meant, and whether there are more than were counted."""
     queues = queues_of(visit, search)
     if not search.narrowed:
+        for queue in queues:
+            visit.watch.forget(queue)  # a number to act on is no old one
         looks = await visit.watch.looks(queues)
         capped = any(look.cap is not None and look.counts[search.state] >= look.cap for look in looks)
         return sum(look.counts[search.state] for look in looks), capped
