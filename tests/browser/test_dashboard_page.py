@@ -149,7 +149,7 @@ def test_pause_a_schedule_change_it_and_run_it_now(page: Page, serve: Serve) -> 
     expect(page.get_by_role("alert")).to_contain_text("nonsense")
     page.get_by_label("Cron expression").fill("30 4 * * *")
     page.get_by_role("button", name="Change").click()
-    expect(page.get_by_text("The code declares")).to_contain_text("0 3 * * *")
+    expect(page.locator("#changed")).to_contain_text("The code declares 0 3 * * *")
     page.get_by_role("button", name="Reset to the code's").click()
     expect(page.get_by_label("Cron expression")).to_have_value("0 3 * * *")
     page.get_by_role("button", name="Run now").click()

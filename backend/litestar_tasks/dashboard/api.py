@@ -264,13 +264,8 @@ async def _tasks(visit: Visit) -> Answer:
 
 async def _task(visit: Visit, name: str) -> Answer:
     task = tasks.find_task(visit, name)
-    minutes = [
-        minute
-        for queue in visit.queues.values()
-        for minute in await visit.watch.minutes(queue, SPANS["day"])
-        if name in minute.tasks
-    ]
-    tally = stats.total(minutes, task=name)
+    past = await visit.watch.past(visit.queues.values(), "day")
+    tally = stats.total((one for found in past.values() for one in found.slices), task=name)
     view = tasks.task_view(visit, task, visit.registry.get_schedules())
     detail = TaskDetail(
         **{one: getattr(view, one) for one in tasks.TaskView.__dataclass_fields__},
@@ -340,8 +335,9 @@ async def _stats(visit: Visit) -> Answer:
     if span not in SPANS:
         raise ValidationException(f"range is {span!r}; give one of {', '.join(SPANS)}.")
     queues = [visit.queue(label)] if label else list(visit.queues.values())
-    minutes = [minute for queue in queues for minute in await visit.watch.minutes(queue, SPANS[span])]
-    return answers.json({"stats": [_bucket_view(bucket) for bucket in stats.buckets(minutes, span, task=task)]})
+    past = await visit.watch.past(queues, span)
+    slices = [one for found in past.values() for one in found.slices]
+    return answers.json({"stats": [_bucket_view(bucket) for bucket in stats.buckets(slices, span, task=task)]})
 
 
 async def _workers(visit: Visit) -> Answer:

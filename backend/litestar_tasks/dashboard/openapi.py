@@ -63,7 +63,7 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/api/jobs", "Jobs by state, and by what narrows it", api.Jobs, query=_SEARCH),
     *(
         Endpoint(
-            "POST", f"/api/jobs/{action}", f"{action.capitalize()} many jobs by steps", api.BulkResult, body=api.BulkBody
+            "POST", f"/api/jobs/{action}", f"{action.capitalize()} many jobs", api.BulkResult, body=api.BulkBody
         )
         for action in ("retry", "abort", "delete")
     ),
@@ -76,7 +76,7 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/api/tasks/{name}", "A task, and the schema of its arguments", api.TaskDetail, "task"),
     Endpoint("POST", "/api/tasks/{name}/jobs", "Enqueue a task", api.Key, status=201, body=api.EnqueueBody),
     Endpoint("GET", "/api/schedules", "The schedules", ScheduleView, "schedules", many=True),
-    Endpoint("POST", "/api/schedules", "Add a schedule", ScheduleView, "schedule", status=201, body=api.NewScheduleBody),
+    Endpoint("POST", "/api/schedules", "Add one", ScheduleView, "schedule", status=201, body=api.NewScheduleBody),
     Endpoint("GET", "/api/schedules/{id}", "A schedule", ScheduleView, "schedule"),
     Endpoint("PATCH", "/api/schedules/{id}", "Change a schedule", ScheduleView, "schedule", body=api.ScheduleBody),
     Endpoint("DELETE", "/api/schedules/{id}", "Remove a schedule that was added here", str, "removed"),

@@ -18,9 +18,9 @@ __all__ = ("ROUTES",)
 async def _page(visit: Visit) -> Answer:
     span = visit.param("range", "hour") if visit.param("range", "hour") in SPANS else "hour"
     looks = await visit.watch.looks(visit.queues.values())
-    by_queue = {label: await visit.watch.minutes(queue, SPANS[span]) for label, queue in visit.queues.items()}
-    minutes = [minute for found in by_queue.values() for minute in found]
-    buckets = stats.buckets(minutes, span)
+    past = await visit.watch.past(visit.queues.values(), span)
+    slices = [one for found in past.values() for one in found.slices]
+    buckets = stats.buckets(slices, span)
     workers = await processes(visit)
     failed = await find(visit, Search("failed"), limit=6)
     running = await find(visit, Search("active"), limit=6)
@@ -31,8 +31,8 @@ async def _page(visit: Visit) -> Answer:
         looks=looks,
         numbers=numbers(looks),
         counts={state: sum(look.counts[state] for look in looks) for state in STATES},
-        tally=stats.total(minutes),
-        tallies={label: stats.total(found) for label, found in by_queue.items()},
+        tally=stats.total(slices),
+        tallies={label: stats.total(past[label].slices if label in past else ()) for label in visit.queues},
         finished=charts.columns(buckets),
         waited=charts.lines(buckets, Tally.waiting),
         ran=charts.lines(buckets, Tally.running),
@@ -41,6 +41,7 @@ async def _page(visit: Visit) -> Answer:
         lost=[one for one in workers if one.lost],
         failed=failed,
         running=running,
+        reading=not all(found.complete for found in past.values()),
         metrics=any("metrics" in queue.capabilities for queue in visit.queues.values()),
         live=True,
     )

@@ -16,9 +16,8 @@ __all__ = ("ROUTES",)
 
 async def _list(visit: Visit) -> Answer:
     looks = await visit.watch.looks(visit.queues.values())
-    tallies = {
-        label: stats.total(await visit.watch.minutes(queue, SPANS["hour"])) for label, queue in visit.queues.items()
-    }
+    past = await visit.watch.past(visit.queues.values(), "hour")
+    tallies = {label: stats.total(past[label].slices if label in past else ()) for label in visit.queues}
     return answers.page("queues", visit, looks=looks, tallies=tallies, live=True)
 
 
@@ -26,8 +25,9 @@ async def _page(visit: Visit, label: str) -> Answer:
     queue = visit.queue(label)
     span = visit.param("range", "hour") if visit.param("range", "hour") in SPANS else "hour"
     look = await visit.watch.look(queue)
-    minutes = await visit.watch.minutes(queue, SPANS[span])
-    buckets = stats.buckets(minutes, span)
+    past = (await visit.watch.past([queue], span)).get(label)
+    slices = past.slices if past else ()
+    buckets = stats.buckets(slices, span)
     running = await find(visit, Search("active", queue=label), limit=10)
     waiting = await find(visit, Search("queued", queue=label, oldest_first=True), limit=10)
     ended = await find(visit, Search("failed", queue=label), limit=5)
@@ -38,7 +38,8 @@ async def _page(visit: Visit, label: str) -> Answer:
         look=look,
         queue=queue,
         span=span,
-        tally=stats.total(minutes),
+        tally=stats.total(slices),
+        reading=past is not None and not past.complete,
         finished=charts.columns(buckets),
         waited=charts.lines(buckets, Tally.waiting),
         ran=charts.lines(buckets, Tally.running),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import binascii
+import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -227,8 +228,13 @@ async def count_matches(visit: Visit, search: Search) -> tuple[int, bool]:
 
 def mentions(visit: Visit, job: Job, text: str) -> bool:
     """Whether a job's key, arguments, tag or error hold a text, as they are shown: secrets cannot be searched for."""
-    row = job_row(job, visit.redactor)
     wanted = text.casefold()
+    # Most hold it nowhere, which is seen at once.
+    tag, kwargs = (job.meta or {}).get("tag"), json.dumps(job.kwargs, ensure_ascii=False, default=str)
+    raw = f"{job.id}\n{job.function}\n{tag}\n{kwargs}\n{job.error}"
+    if wanted not in raw.casefold():
+        return False
+    row = job_row(job, visit.redactor)
     if any(wanted in part.casefold() for part in (row.key, row.function, row.tag, row.error, job.id)):
         return True
     if wanted in visit.redactor.shown(job.kwargs or {}, 20_000).casefold():

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from litestar_tasks.queues.operations import BOUNDS, Minute, TaskMinute
 
-__all__ = ("SPANS", "Bucket", "Tally", "buckets", "by_task", "total")
+__all__ = ("SPANS", "WIDTHS", "Bucket", "Slice", "Tally", "buckets", "by_task", "joined", "total")
 
 SPANS: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 """How far back one can look."""
-_WIDTHS: Final = {"hour": timedelta(minutes=1), "day": timedelta(minutes=15)}
+WIDTHS: Final = {"hour": timedelta(minutes=1), "day": timedelta(minutes=15)}
+"""How wide a column is."""
 _EDGES: Final = (0.0, *(bound.total_seconds() for bound in BOUNDS))
 
 
@@ -28,8 +29,8 @@ class Tally:
     waited: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     ran: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
 
-    def add(self, counted: TaskMinute) -> None:
-        """Add a task's minute."""
+    def add(self, counted: TaskMinute | Tally) -> None:
+        """Add a task's minute, or more."""
         self.complete += counted.complete
         self.failed += counted.failed
         self.aborted += counted.aborted
@@ -72,45 +73,68 @@ class Bucket:
     tally: Tally
 
 
-def total(minutes: Iterable[Minute], *, task: str | None = None) -> Tally:
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """What ended in a minute or in a quarter of an hour."""
+
+    start: datetime
+    tasks: Mapping[str, TaskMinute | Tally]
+    total: Tally
+    """Of all tasks together."""
+
+    def of(self, task: str | None) -> TaskMinute | Tally | None:
+        """Of one task, or for None of all; None where nothing of it ended."""
+        return self.total if task is None else self.tasks.get(task)
+
+
+def joined(start: datetime, parts: Iterable[Minute | Slice]) -> Slice:
+    """Minutes, or slices, as one slice."""
+    found, whole = by_task(parts), Tally()
+    for tally in found.values():
+        whole.add(tally)
+    return Slice(start, found, whole)
+
+
+def total(slices: Iterable[Slice], *, task: str | None = None) -> Tally:
     """All of it added up, of one task or of all."""
     tally = Tally()
-    for minute in minutes:
-        for name, counted in minute.tasks.items():
-            if task in (None, name):
-                tally.add(counted)
+    for one in slices:
+        if (counted := one.of(task)) is not None:
+            tally.add(counted)
     return tally
 
 
-def by_task(minutes: Iterable[Minute]) -> dict[str, Tally]:
-    """What each task's minutes add up to."""
+def by_task(parts: Iterable[Minute | Slice], before: Mapping[str, Tally] | None = None) -> dict[str, Tally]:
+    """What each task's parts add up to, with what it had before."""
     found: dict[str, Tally] = {}
-    for minute in minutes:
-        for name, counted in minute.tasks.items():
-            found.setdefault(name, Tally()).add(counted)
-    return found
+    for part in parts:
+        for name, counted in part.tasks.items():
+            if name not in found:
+                found[name] = Tally()
+                if before and name in before:
+                    found[name].add(before[name])
+            found[name].add(counted)
+    return found if before is None else {**before, **found}
 
 
-def buckets(minutes: Iterable[Minute], span: str, *, task: str | None = None) -> list[Bucket]:
+def buckets(slices: Iterable[Slice], span: str, *, task: str | None = None) -> list[Bucket]:
     """The columns of a chart of an hour or a day, the present one last.
 
     Args:
-        minutes: What is known.
+        slices: What is known.
         span: "hour" or "day".
         task: Of this task alone. Defaults to None: of all.
     """
-    width = _WIDTHS[span]
+    width = WIDTHS[span]
     number = SPANS[span] // width
     seconds = width.total_seconds()
     last = datetime.fromtimestamp(datetime.now(UTC).timestamp() // seconds * seconds, UTC)
     first = last - width * (number - 1)
     found = [Bucket(first + width * n, first + width * (n + 1), Tally()) for n in range(number)]
-    for minute in minutes:
-        index = (minute.start - first) // width
-        if 0 <= index < number:
-            for name, counted in minute.tasks.items():
-                if task in (None, name):
-                    found[index].tally.add(counted)
+    for one in slices:
+        index = (one.start - first) // width
+        if 0 <= index < number and (counted := one.of(task)) is not None:
+            found[index].tally.add(counted)
     return found
 
 

@@ -102,10 +102,7 @@ async def enqueue(
 
 
 async def _list(visit: Visit) -> Answer:
-    tallies: dict[str, Tally] = {}
-    for queue in visit.queues.values():
-        for name, tally in stats.by_task(await visit.watch.minutes(queue, SPANS["day"])).items():
-            tallies[name] = tally if name not in tallies else _sum(tallies[name], tally)
+    tallies = await visit.watch.tasks(visit.queues.values())
     wanted = visit.param("q").casefold()
     schedules = visit.registry.get_schedules()
     tasks = [
@@ -131,13 +128,9 @@ async def _show(
     error: PayloadError | ConfigurationError | None = None,
 ) -> Answer:
     span = visit.param("range", "hour") if visit.param("range", "hour") in SPANS else "hour"
-    minutes = [
-        minute
-        for queue in visit.queues.values()
-        for minute in await visit.watch.minutes(queue, SPANS[span])
-        if task.name in minute.tasks
-    ]
-    buckets = stats.buckets(minutes, span, task=task.name)
+    past = await visit.watch.past(visit.queues.values(), span)
+    slices = [one for found in past.values() for one in found.slices if task.name in one.tasks]
+    buckets = stats.buckets(slices, span, task=task.name)
     failed = await find(visit, Search("failed", task=task.name), limit=5)
     wrong = error if isinstance(error, PayloadError) else None
     return answers.page(
@@ -145,7 +138,8 @@ async def _show(
         visit,
         status_code=422 if error else 200,
         task=task_view(visit, task, visit.registry.get_schedules()),
-        tally=stats.total(minutes, task=task.name),
+        tally=stats.total(slices, task=task.name),
+        reading=not all(found.complete for found in past.values()),
         finished=charts.columns(buckets),
         running=charts.lines(buckets, Tally.running),
         span=span,
@@ -187,17 +181,6 @@ def _written(parameter: inspect.Parameter) -> str:
     spelled = parameter.annotation if isinstance(parameter.annotation, str) else None
     text = str(parameter)
     return text.replace(repr(spelled), spelled, 1) if spelled else text
-
-
-def _sum(one: Tally, other: Tally) -> Tally:
-    return Tally(
-        one.complete + other.complete,
-        one.failed + other.failed,
-        one.aborted + other.aborted,
-        one.retried + other.retried,
-        [a + b for a, b in zip(one.waited, other.waited, strict=True)],
-        [a + b for a, b in zip(one.ran, other.ran, strict=True)],
-    )
 
 
 def _in_words(name: str, value: Any) -> str:

@@ -6,13 +6,15 @@ import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
 
 from litestar_tasks.dashboard.asking import asking
+from litestar_tasks.dashboard.history import History, Past
+from litestar_tasks.dashboard.stats import Tally
 from litestar_tasks.dashboard.words import count
-from litestar_tasks.queues.operations import STATES, JobFilter, JobState, Minute, Pause
+from litestar_tasks.queues.operations import STATES, JobFilter, JobState, Pause
 from litestar_tasks.queues.reports import WorkerReport
 
 if TYPE_CHECKING:
@@ -22,8 +24,6 @@ __all__ = ("Look", "Watch", "interval", "numbers")
 
 _FRESH: Final = 1.0
 """Seconds for which an answer is good for others who ask."""
-_OPEN: Final = timedelta(minutes=2)
-"""Minutes that are younger may still change: workers write what they counted every five seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +54,7 @@ class _Known:
     look: Look | None = None
     looked: float = 0.0
     looking: asyncio.Lock = field(default_factory=asyncio.Lock)
-    minutes: dict[datetime, Minute] = field(default_factory=dict[datetime, Minute])
-    since: datetime | None = None
-    """From when on the minutes are known."""
-    read: float = 0.0
-    """When all of them were read."""
-    refreshed: float = 0.0
-    reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    history: History = field(default_factory=History)
 
 
 class Watch:
@@ -84,7 +78,7 @@ class Watch:
         Raises:
             HTTPException: The broker did not answer.
         """
-        known = self._known.setdefault(queue, _Known())
+        known = self._known_of(queue)
         async with known.looking:
             if known.look is None or time.monotonic() - known.looked > _FRESH:
                 async with asking(queue):
@@ -92,26 +86,27 @@ class Watch:
                 known.looked = time.monotonic()
             return known.look
 
-    async def minutes(self, queue: TaskQueue, span: timedelta) -> list[Minute]:
-        """How a queue fared of late, oldest minute first. What is over is asked for seldom.
+    async def past(self, queues: Iterable[TaskQueue], span: str) -> dict[str, Past]:
+        """How these queues fared in the last hour or day, by their labels.
 
         Raises:
             HTTPException: The broker did not answer.
         """
-        if "metrics" not in queue.capabilities:
-            return []
-        known, now = self._known.setdefault(queue, _Known()), datetime.now(UTC)
-        since = now - span
-        async with known.reading, asking(queue):
-            moment = time.monotonic()
-            # Workers that could not reach the broker write late; hence all of it now and then.
-            if known.since is None or since < known.since or moment - known.read > span.total_seconds() / 12:
-                known.minutes = {minute.start: minute for minute in await queue.minutes(since, now)}
-                known.since, known.read, known.refreshed = since, moment, moment
-            elif moment - known.refreshed > _FRESH:
-                known.minutes |= {minute.start: minute for minute in await queue.minutes(now - _OPEN, now)}
-                known.refreshed = moment
-        return [known.minutes[start] for start in sorted(known.minutes) if start >= since - timedelta(minutes=1)]
+        counting = [queue for queue in queues if "metrics" in queue.capabilities]
+        found = await asyncio.gather(*(self._known_of(queue).history.past(queue, span) for queue in counting))
+        return {queue.label: past for queue, past in zip(counting, found, strict=True)}
+
+    async def tasks(self, queues: Iterable[TaskQueue]) -> dict[str, Tally]:
+        """How each task fared in the last day, in these queues together."""
+        found: dict[str, Tally] = {}
+        for queue in queues:
+            if "metrics" in queue.capabilities:
+                for name, tally in (await self._known_of(queue).history.tasks(queue)).items():
+                    found.setdefault(name, Tally()).add(tally)
+        return found
+
+    def _known_of(self, queue: TaskQueue) -> _Known:
+        return self._known.setdefault(queue, _Known())
 
 
 def numbers(looks: Sequence[Look]) -> dict[JobState, str]:
