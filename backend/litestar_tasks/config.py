@@ -50,8 +50,8 @@ class DashboardConfig:
     read_only: bool = False
     """Whether nobody can change anything here. Defaults to False."""
     redact: Sequence[str] = ()
-    """Regular expressions for what nobody should read, beside what is known for it (passwords, tokens, keys, …): of a
-    field whose name one of them finds the value is hidden, and in texts what it finds. Upper and lower case are the
+    """Regular expressions for what nobody should read, beside what is known for it (passwords, tokens, keys, …): the
+    value of a field whose name one of them finds is hidden, and in texts what it finds. Upper and lower case are the
     same. Defaults to none."""
     openapi: bool = False
     """Whether the JSON API below ``/api`` stands in the app's OpenAPI schema. Defaults to False."""
@@ -62,7 +62,9 @@ class DashboardConfig:
             try:
                 empty = re.compile(pattern).search("") is not None
             except re.error as error:
-                raise ConfigurationError(f"redact holds {pattern!r}, which is no regular expression: {error}") from error
+                raise ConfigurationError(
+                    f"redact holds {pattern!r}, which is no regular expression: {error}"
+                ) from error
             if empty:
                 raise ConfigurationError(f"redact holds {pattern!r}, which finds nothing in every text; make it longer")
         path = "/" + self.path.strip("/")

@@ -136,7 +136,7 @@ async def _act_on_all(visit: Visit, action: str) -> Answer:
     action = allowed(action, search.state)
     if not form.get("places"):
         number, _ = await count_matches(visit, search)
-        typed = "".join(char for char in str(form.get("number") or "") if char.isdecimal())
+        typed = "".join(str(form.get("number") or "").split())
         if typed != str(form.get("expected") or "") or not typed:
             return await _ask(visit, search, action, wrong=str(form.get("number") or ""))
         if number > 2 * int(typed) + 10:  # it has become another operation since it was asked for
