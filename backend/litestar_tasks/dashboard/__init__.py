@@ -9,9 +9,9 @@ One route serves everything under ``DashboardConfig.path``, so that one list of 
     watch, asking, stats    what queues are asked, and what comes of it
     overview, jobs, job, tasks, schedules, queues, workers
                             a module for each noun: its pages, and what can be done there
-    search, job_view, tracebacks, forms, charts
+    search, job_view, tracebacks, forms, charts, history
                             parts of those pages
-    api, openapi            the same as JSON
+    api, api_types, openapi the same as JSON
     answers                 pages from templates, files, redirects
 """
 

@@ -138,10 +138,15 @@ def _templates() -> Environment:
     )
     environment.filters.update(
         {name: getattr(words, name) for name in ("ago", "count", "duration", "iso", "percent")},
-        part=lambda text: quote(text, safe=""),
+        part=_part,
     )
     environment.globals.update(asset_version=_digest)
     return environment
+
+
+def _part(text: str) -> str:
+    """A text as a part of an address or of an element's id."""
+    return quote(text, safe="")
 
 
 def _flash(code: str) -> str:

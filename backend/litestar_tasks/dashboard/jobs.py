@@ -35,6 +35,8 @@ __all__ = ("ROUTES", "Step", "act_on_all", "act_on_some", "actions_for", "allowe
 _BUDGET: Final = 1.5
 """Seconds that one step of an operation on many jobs takes at the most, roughly."""
 _STEP: Final = 200
+_FIRST: Final[tuple[JobState, ...]] = ("failed", "active", "queued")
+"""What one comes to see, the first that there are any of."""
 _ACTIONS: Final[Mapping[str, Sequence[JobState]]] = {
     "retry": (*ENDED, "retrying"),
     "abort": (*WAITING, "active"),
@@ -60,8 +62,8 @@ def actions_for(state: JobState) -> list[BulkAction]:
 async def _list(visit: Visit) -> Answer:
     looks = await visit.watch.looks(visit.queues.values())
     counts = {state: sum(look.counts[state] for look in looks) for state in STATES}
-    default: JobState = next((state for state in ("failed", "active", "queued") if counts[state]), "complete")
-    search = read_search(visit.request.query_params, state=default)
+    there = [state for state in _FIRST if counts[state]]
+    search = read_search(visit.request.query_params, state=there[0] if there else "complete")
     if search.text and (found := await _by_id(visit, search.text)) is not None:
         return answers.redirect(visit.place.link("queues", found.queue.label, "jobs", found.job.key))
     if search.queue:

@@ -19,7 +19,7 @@ from litestar.openapi.spec import (
 )
 from litestar.openapi.spec.enums import OpenAPIType
 
-from litestar_tasks.dashboard import api
+from litestar_tasks.dashboard import api_types as api
 from litestar_tasks.dashboard.job_view import JobView
 from litestar_tasks.dashboard.schedules import ScheduleView
 from litestar_tasks.dashboard.tasks import TaskView
