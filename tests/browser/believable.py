@@ -22,7 +22,7 @@ from app.dependencies import dependencies
 from app.payments.tasks import weekly_report
 from app.queue.config import tasks_config
 from app.settings import Settings
-from litestar_tasks import TasksConfig, TasksPlugin
+from litestar_tasks import Registry, TasksConfig, TasksPlugin
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.history import remember
 from litestar_tasks.queues.operations import BOUNDS, Minute, TaskMinute
@@ -58,7 +58,7 @@ def shop_day(**dashboard: Any) -> Litestar:
 
     @asynccontextmanager
     async def live_a_day(app: Litestar) -> AsyncIterator[None]:
-        await fill(plugin.get_queue("default"), plugin.get_queue("emails"))
+        await fill(config.registry, plugin.get_queue("default"), plugin.get_queue("emails"))
         beating = asyncio.create_task(beat(plugin.get_queue("default"), plugin.get_queue("emails")))
         yield
         beating.cancel()
@@ -72,11 +72,12 @@ def shop_day(**dashboard: Any) -> Litestar:
     )
 
 
-async def fill(default: TaskQueue, emails: TaskQueue) -> None:
+async def fill(registry: Registry, default: TaskQueue, emails: TaskQueue) -> None:
     """A day's counts, and jobs in every state."""
     await write_minutes(default, emails)
     for queue in (default, emails):
         await queue.open(WORKER, WorkerHooks(abort=lambda *_: None, lost=lambda _: None))
+    await fill_schedules(registry, default)
     await fill_ended(default, emails)
     await fill_failed(default, emails)
     await fill_running(default, emails)
@@ -105,6 +106,18 @@ async def write_minutes(default: TaskQueue, emails: TaskQueue) -> None:
             minutes[queue].append(Minute(now - timedelta(minutes=back), found))
     await default.add_minutes(minutes["default"])
     await emails.add_minutes(minutes["emails"])
+
+
+async def fill_schedules(registry: Registry, default: TaskQueue) -> None:
+    """One that has run, one that somebody changed, and one that was added and is paused."""
+    await registry.run_schedule("cleanup_old_records", by="'ada' at 10.0.4.17")
+    (job,) = await default.claim(1)
+    job.status, job.attempts, job.started, job.completed = Status.COMPLETE, 1, millis(-41), millis()
+    await default.settle(job, Settlement.COMPLETE)
+    await registry.change_schedule("weekly_report", cron="0 7 * * 1", by="'ada' at 10.0.4.17")
+    every = timedelta(minutes=5)
+    await registry.add_schedule("ping-every-5-min", task="ping", every=every, by="'bob' at 10.0.4.21")
+    await registry.pause_schedule("ping-every-5-min", by="'bob' at 10.0.4.21")
 
 
 async def fill_ended(default: TaskQueue, emails: TaskQueue) -> None:

@@ -121,7 +121,7 @@ async def test_what_cannot_be_read_in_no_time_is_read_by_who_looks_next(monkeypa
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(None, "–"), (0.0, "0 s"), (0.0004, "<1 ms"), (0.25, "250 ms"), (1.44, "1.4 s"), (12.0, "12 s"), (90, "1 min 30 s"),
+    [(None, "–"), (0.0, "0 s"), (0.0004, "<1 ms"), (0.25, "250 ms"), (1.44, "1.4 s"), (12, "12 s"), (90, "1 min 30 s"),
      (1_800, "30 min"), (7_500, "2 h 5 min"), (604_800, "7 days")],
 )  # fmt: skip
 def test_durations_are_said_as_people_say_them(seconds: float | None, said: str) -> None:
