@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
+from threading import Lock
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -21,6 +22,7 @@ _FIELDS: Final = ("minute", "hour", "day of the month", "month", "day of the wee
 _SPANS: Final = (60, 24, 31, 12, 7, 60)
 _SECOND: Final = timedelta(seconds=1)
 _DAY: Final = timedelta(days=1)
+_one_at_a_time: Final = Lock()
 
 
 class Cron:
@@ -68,7 +70,8 @@ class Cron:
             local, since = change.astimezone(self._zone).replace(tzinfo=None) - _SECOND, change
 
     def _match_after(self, local: datetime) -> datetime:
-        found: datetime = self._calendar.get_next(datetime, start_time=local, update_current=False)
+        with _one_at_a_time:  # croniter keeps the start in itself, and equal expressions share one
+            found: datetime = self._calendar.get_next(datetime, start_time=local, update_current=False)
         return found
 
     def _instant(self, local: datetime) -> datetime:

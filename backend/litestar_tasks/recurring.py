@@ -17,7 +17,7 @@ from litestar_tasks.task import AnyTask
 if TYPE_CHECKING:
     from litestar_tasks.attachment import Attachments
 
-__all__ = ("Recurring", "make_schedule")
+__all__ = ("Recurring", "check_kwargs", "make_schedule")
 
 
 class Recurring:
@@ -210,18 +210,28 @@ def make_schedule(task: AnyTask, id: str, options: Mapping[str, Any]) -> Schedul
     """
     fields = schedule_fields(options, subject=f"schedule {id!r}")
     fields.setdefault("queue", task.option("queue"))
-    timeout = fields.get("timeout", task.option("timeout"))
+    timeout: Any = fields.get("timeout", task.option("timeout"))
     if isinstance(timeout, timedelta):
         timeout = seconds(timeout)
     if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or timeout <= 0):
         raise InvalidScheduleError(
             f"schedule {id!r}: timeout is {timeout!r}; give more than 0 seconds, or None for no limit"
         )
-    schedule = Schedule(id=id, task=task.name, **{**fields, "timeout": timeout})
-    if not task.resolved:
-        return schedule  # its kwargs are checked when the app starts and the signature is known
+    fields["timeout"] = timeout
+    schedule = Schedule(id=id, task=task.name, **fields)
+    if task.resolved:  # else its kwargs are checked when the app starts and the signature is known
+        check_kwargs(task, schedule)
+    return schedule
+
+
+def check_kwargs(task: AnyTask, schedule: Schedule) -> None:
+    """Refuse arguments that the schedule's task does not take.
+
+    Raises:
+        InvalidScheduleError: They do not fit the signature.
+        DeclarationError: The signature cannot be resolved.
+    """
     try:
         task.payload.encode((), schedule.kwargs)
     except PayloadError as error:
-        raise InvalidScheduleError(f"schedule {id!r}: its kwargs do not fit: {error}") from error
-    return schedule
+        raise InvalidScheduleError(f"schedule {schedule.id!r}: its kwargs do not fit: {error}") from error

@@ -19,15 +19,13 @@ from litestar_tasks.exceptions import (
     ConfigurationError,
     DeclarationError,
     DuplicateTaskError,
-    InvalidScheduleError,
-    PayloadError,
     UnknownTaskError,
 )
 from litestar_tasks.job import JobHandle
 from litestar_tasks.middleware import EnqueueHook
 from litestar_tasks.options import DEFAULTS, RegistryOptions, TaskOptions, check_options
 from litestar_tasks.queue_config import QueueConfig
-from litestar_tasks.recurring import Recurring, make_schedule
+from litestar_tasks.recurring import Recurring, check_kwargs, make_schedule
 from litestar_tasks.schedule import Misfire, Overlap, Schedule
 from litestar_tasks.task import AnyTask, ContextTask, SyncContextTask, Task, refuse_unnameable
 
@@ -262,9 +260,9 @@ class Registry(Recurring):
                 yield error
         for schedule in self._schedules.values():
             try:
-                self._tasks[schedule.task].payload.encode((), schedule.kwargs)
-            except (PayloadError, DeclarationError) as error:
-                yield InvalidScheduleError(f"schedule {schedule.id!r}: its kwargs do not fit: {error}")
+                check_kwargs(self._tasks[schedule.task], schedule)
+            except DeclarationError as error:
+                yield error
 
     def attach(self, attachment: Attachment) -> AbstractContextManager[None]:
         """Attach the registry to a running app. The plugin does this."""

@@ -307,13 +307,14 @@ def schedule_fields(options: Mapping[str, Any], *, subject: str) -> dict[str, An
 
     Raises:
         ConfigurationError: An unknown option.
+        InvalidScheduleError: Its kwargs are no arguments.
     """
     known = ScheduleOptions.__annotations__.keys() | RecurrenceOptions.__annotations__.keys()
     if unknown := options.keys() - known:
         raise ConfigurationError(f"{subject}: unknown option {min(unknown)!r}; known: {', '.join(sorted(known))}")
-    fields = {name: value for name, value in options.items() if value is not None or name == "timeout"}
+    fields: dict[str, Any] = {name: value for name, value in options.items() if value is not None or name == "timeout"}
     if isinstance(fields.get("jitter"), timedelta):
         fields["jitter"] = seconds(fields["jitter"])
-    if "kwargs" in fields:
-        fields["kwargs"] = dict(fields["kwargs"])
-    return fields
+    if "kwargs" in fields and not isinstance(fields["kwargs"], Mapping):
+        raise InvalidScheduleError(f"{subject}: kwargs is {fields['kwargs']!r}; give a mapping of arguments by name")
+    return {**fields, "kwargs": dict(fields.get("kwargs", {}))}

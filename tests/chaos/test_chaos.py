@@ -114,7 +114,7 @@ async def test_the_jobs_of_a_killed_worker_go_on_elsewhere_soon_whatever_their_t
 
 
 async def test_a_schedule_goes_on_though_a_worker_was_killed_with_its_last_firing(field: Field) -> None:
-    """Each firing runs for ten minutes, without a timeout: the one that was killed keeps no later one back."""
+    """Firings overlap, and run for ten minutes: the one that was killed keeps no later one back."""
     victim = field.start_worker(TICKS="1")
     await field.until(lambda: len(field.starts()) >= 1, seconds=30, what="the first firing")
     field.kill(victim)
@@ -126,6 +126,25 @@ async def test_a_schedule_goes_on_though_a_worker_was_killed_with_its_last_firin
         seconds=PROMISE,
         what="the firings before the kill",
     )
+
+
+@pytest.mark.timeout(200)
+async def test_sixty_slots_of_a_second_are_sixty_jobs_though_workers_are_killed_as_they_fire(field: Field) -> None:
+    """Three workers fire one schedule; at every tenth slot or so one of them is killed in the midst of it."""
+    first = int(time.time()) + 8
+    expected = {f"slot@{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(first + number))}" for number in range(60)}
+    for _ in range(3):
+        field.start_worker(SLOTS_FROM=str(first))
+    for number in (10, 20, 30):
+        moment = first + number + chance.random() * 0.005
+        await asyncio.sleep(max(0.0, moment - time.time()))
+        field.kill(field.living[0])
+        field.start_worker(SLOTS_FROM=str(first))
+    await field.until(lambda: field.starts().keys() >= expected, seconds=100, what="sixty jobs")
+    await asyncio.sleep(max(0.0, first + 62 - time.time()))  # so that a slot too many would have come
+    field.accepted.update(expected)
+    await field.until_all_ended(sorted(expected))
+    assert field.starts().keys() == expected
 
 
 async def test_graceful_stops_under_load_double_nothing_and_leave_nothing_behind(field: Field) -> None:

@@ -130,6 +130,19 @@ def fields_of(module: ModuleType, name: str) -> str:
     return markdown(["field", "type", "default", "what it says"], rows)
 
 
+def schedule_options() -> str:
+    """What a schedule takes."""
+    own = declared(schedule, "RecurrenceOptions") + declared(schedule, "ScheduleOptions")
+    rows = [[code(one.name), prose(one.default), prose(one.meaning)] for one in own]
+    return markdown(["option", "default", "what it says"], rows)
+
+
+def schedule_state() -> str:
+    """How a schedule stands."""
+    rows = [[code(one.name), code(one.type), prose(one.text)] for one in declared(schedule, "ScheduleState")]
+    return markdown(["field", "type", "what it says"], rows)
+
+
 def environment() -> str:
     """The variables that the reference app reads."""
     defaults = {field.name: field.default for field in fields(settings.Settings)}
@@ -177,6 +190,8 @@ def options_of(*path: str) -> str:
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "options": options_by_level,
+    "ScheduleOptions": schedule_options,
+    "ScheduleState": schedule_state,
     "TasksConfig": lambda: fields_of(config, "TasksConfig"),
     "DashboardConfig": lambda: fields_of(config, "DashboardConfig"),
     "QueueConfig": lambda: fields_of(queue_config, "QueueConfig"),

@@ -22,12 +22,14 @@ from litestar_tasks import (
     CurrentJob,
     Discard,
     Exponential,
+    Firing,
     JobHandle,
     JobOutcome,
     JobSpec,
     Linear,
     Registry,
     Retry,
+    ScheduleState,
     Snooze,
     Task,
     TaskQueues,
@@ -101,6 +103,23 @@ async def untyped_data(ctx: Context, *, data: dict[str, Any]) -> dict[str, Any]:
 @scheduled_task(cron="0 2 * * *", timeout=900, kwargs={"batch_size": 100})
 async def scheduled(ctx: Context, *, batch_size: int = 50) -> dict[str, int]:
     return {}
+
+
+@scheduled_task(every=timedelta(minutes=5), misfire="all", overlap="queue", jitter=timedelta(seconds=5), queue="slow")
+async def often(*, n: int = 1) -> None: ...
+
+
+registry.schedule(often, id="seldom", cron="@daily", timezone="Europe/Berlin", timeout=None, start=datetime.now(UTC))
+
+
+async def operate() -> None:
+    states: list[ScheduleState] = await registry.schedules()
+    assert_type(states[0].last, Firing | None)
+    assert_type(await registry.pause_schedule("often", by="ann"), ScheduleState)
+    await registry.change_schedule("often", cron="* * * * *", kwargs={"n": 2}, by="ann")
+    await registry.add_schedule("mine", task=often, every=timedelta(hours=1), overlap="allow", by="ann")
+    assert_type(await registry.run_schedule("mine"), JobHandle[Any])
+    await registry.remove_schedule("mine")
 
 
 @task(max_attempts=3, backoff=Exponential(base=2, cap=timedelta(minutes=5)), retry_on=OSError, discard_on=(KeyError,))

@@ -42,6 +42,9 @@ async def wrong() -> None:
     task(middleware=[without_context])  # wrong: no middleware
     task(dependencies={"client": 7})  # wrong: no provider
     registry.scheduled_task(cron=3)  # wrong: an expression is a text
+    registry.scheduled_task(every=60)  # wrong: an interval is a timedelta
+    registry.schedule(scheduled, cron="@daily", misfire="never")  # wrong: no such policy
+    await registry.add_schedule("mine", task=scheduled, every=timedelta(hours=1), retries=3)  # wrong: no such option
     task(backoff=60)  # wrong: a pause alone is no policy
     task(backoff="exponential")  # wrong: a text is no policy
     task(retry_on="OSError")  # wrong: a name is no exception

@@ -8,6 +8,7 @@ import hashlib
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from datetime import datetime
+from functools import partial
 from itertools import islice
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
@@ -18,7 +19,6 @@ from litestar_tasks.exceptions import (
     DeclarationError,
     InvalidScheduleError,
     PayloadError,
-    QueueUnavailableError,
     ScheduleNotFoundError,
     UnknownQueueError,
     UnknownTaskError,
@@ -69,21 +69,23 @@ class QueueSchedules:
         """See ``Registry.schedules``."""
         declared = {schedule.id: schedule for schedule in self._registry.get_schedules()}
         found: list[ScheduleState] = []
-        known: set[str] = set()
-        for queue in self._queues.values():
-            now = (await queue.schedules.look(0)).now
+        clocks: dict[str, int] = {}
+        waiting = dict(declared)  # for a worker that stores them
+        for label, queue in self._queues.items():
+            clocks[label] = (await queue.schedules.look(0)).now
             records = [(id, record) async for id, record in self._records(queue)]
             statuses = await _statuses(queue, [record.last.job for _, record in records if record.last])
-            for id, record in records:
-                known.add(id)
+            for number, (id, record) in enumerate(records):
+                if number % _AT_ONCE == 0:
+                    await asyncio.sleep(0)  # a long list is long work: others have their turn in between
+                waiting.pop(id, None)
                 try:
-                    found.append(_state(queue, id, record, now, statuses))
+                    found.append(_state(queue, id, record, statuses))
                 except InvalidScheduleError as error:
                     logger.error("%s", error)
-        for id in declared.keys() - known:
-            queue = self._queue(declared[id].queue)
-            now = (await queue.schedules.look(0)).now
-            found.append(_state(queue, id, self._declared(declared[id]).reckoned(declared[id], now), now, {}))
+        for id, one in waiting.items():
+            record = self._declared(one).reckoned(one, clocks[self._queue(one.queue).label])
+            found.append(_state(self._queue(one.queue), id, record, {}))
         order = {id: number for number, id in enumerate(declared)}
         return sorted(found, key=lambda state: (order.get(state.schedule.id, len(order)), state.schedule.id))
 
@@ -142,7 +144,7 @@ class QueueSchedules:
 
     async def run(self, id: str, by: str | None) -> tuple[str, str, bool]:
         """See ``Registry.run_schedule``."""
-        for _ in range(_TRIES):
+        while True:  # where another step came in between, it was somebody's
             queue, seen, record = await self._find(id)
             schedule = record.schedule(id)
             if schedule.overlap != "allow" and record.job and await queue.status(record.job) in UNFINISHED:
@@ -157,7 +159,6 @@ class QueueSchedules:
             if await queue.schedules.swap(id, seen, new.encode(), _next_due(new, schedule, now), job):
                 logger.info("schedule %r was run by hand%s (job %s)", id, _by(by), job.id)
                 return queue.label, job.key, False
-        raise QueueUnavailableError(queue.label, f"schedule {id!r} is being changed all the time; try again")
 
     async def add(self, schedule: Schedule, by: str | None) -> ScheduleState:
         """See ``Registry.add_schedule``."""
@@ -176,7 +177,7 @@ class QueueSchedules:
 
     async def remove(self, id: str, by: str | None) -> None:
         """See ``Registry.remove_schedule``."""
-        for _ in range(_TRIES):
+        while True:  # where another step came in between, it was somebody's
             queue, seen, record = await self._find(id)
             if record.origin == "code":
                 raise InvalidScheduleError(
@@ -185,7 +186,6 @@ class QueueSchedules:
             if await queue.schedules.swap(id, seen, None, None, None):
                 logger.info("schedule %r was removed%s", id, _by(by))
                 return
-        raise QueueUnavailableError(queue.label, f"schedule {id!r} is being changed all the time; try again")
 
     # What the code declares
 
@@ -203,11 +203,17 @@ class QueueSchedules:
         """
         now = (await queue.schedules.look(0)).now
         stored = await queue.schedules.read_all()
-        wanted = {one.id: one for one in self._registry.get_schedules() if one.queue == queue.label}
-        tasks = [self._declare(queue, one, stored.get(id), now) for id, one in wanted.items()]
-        tasks += [self._tend(queue, id, data, now) for id, data in stored.items() if id not in wanted]
-        for start in range(0, len(tasks), _AT_ONCE):
-            await asyncio.gather(*tasks[start : start + _AT_ONCE])
+        declared = {one.id: one for one in self._registry.get_schedules()}
+        wanted = {id: one for id, one in declared.items() if one.queue == queue.label}
+        steps = [partial(self._declare, queue, one, stored.get(id), now) for id, one in wanted.items()]
+        steps += [
+            partial(self._tend, queue, id, data, now, declared.get(id))
+            for id, data in stored.items()
+            if id not in wanted
+        ]
+        for start in range(0, len(steps), _AT_ONCE):
+            await asyncio.gather(*(step() for step in steps[start : start + _AT_ONCE]))
+            await asyncio.sleep(0)
 
     async def _declare(self, queue: TaskQueue, schedule: Schedule, seen: bytes | None, now: int) -> None:
         """Store a declared schedule, with what operators did to the one that was there."""
@@ -237,12 +243,17 @@ class QueueSchedules:
                 return
             seen = await queue.schedules.read(schedule.id)
 
-    async def _tend(self, queue: TaskQueue, id: str, seen: bytes | None, now: int) -> None:
-        """Remove a schedule that the code no longer declares; see after one that was added at run time."""
+    async def _tend(self, queue: TaskQueue, id: str, seen: bytes | None, now: int, elsewhere: Schedule | None) -> None:
+        """Remove a schedule that the code does not declare for this queue; see after one that was added at run time."""
         for _ in range(_TRIES):
             if seen is None or (record := _decoded(queue, id, seen)) is None:
                 return
             if record.origin == "code":
+                if elsewhere is not None and elsewhere.queue in self._queues:
+                    target = self._queue(elsewhere.queue)
+                    await self._declare(target, elsewhere, await target.schedules.read(id), now)
+                    if (seen := await queue.schedules.read(id)) is None:
+                        return
                 if await queue.schedules.swap(id, seen, None, None, None):
                     logger.info("schedule %r is not declared in queue %r any more; it is removed", id, queue.label)
                     return
@@ -278,9 +289,8 @@ class QueueSchedules:
                 if record is None or record.origin != "code":
                     break
                 new = record.replace(slot=None)
-                here = await queue.schedules.read(id)
-                if not await queue.schedules.swap(id, here, new.encode(), None, None):
-                    return None, None
+                if not await queue.schedules.swap(id, None, new.encode(), None, None):
+                    return None, None  # it is there already
                 if await other.schedules.swap(id, data, None, None, None):
                     logger.info("schedule %r moves from queue %r to %r", id, other.label, queue.label)
                     return new, new.encode()
@@ -329,7 +339,9 @@ class QueueSchedules:
         declared = {schedule.id: schedule for schedule in self._registry.get_schedules()}
         for queue in self._queues.values():
             if (data := await queue.schedules.read(id)) is not None:
-                return queue, data, ScheduleRecord.decode(data)
+                if (record := _decoded(queue, id, data)) is None:
+                    raise InvalidScheduleError(f"schedule {id!r}: its record cannot be read by this release")
+                return queue, data, record
         if id not in declared:
             known = [name for queue in self._queues.values() for name in await queue.schedules.read_all()]
             raise ScheduleNotFoundError(id, {*known, *declared})
@@ -340,7 +352,7 @@ class QueueSchedules:
     async def _edit(
         self, id: str, edit: Callable[[ScheduleRecord, Schedule, int], ScheduleRecord], what: str, by: str | None
     ) -> ScheduleState:
-        for _ in range(_TRIES):
+        while True:  # where another step came in between, it was somebody's
             queue, seen, record = await self._find(id)
             now = (await queue.schedules.look(0)).now
             new = edit(record, record.schedule(id), now)
@@ -350,12 +362,10 @@ class QueueSchedules:
             if await queue.schedules.swap(id, seen, new.encode(), _next_due(new, schedule, now), None):
                 logger.info("schedule %r (%s) was %s%s", id, schedule, what, _by(by))
                 return await self._state_of(queue, id, new)
-        raise QueueUnavailableError(queue.label, f"schedule {id!r} is being changed all the time; try again")
 
     async def _state_of(self, queue: TaskQueue, id: str, record: ScheduleRecord) -> ScheduleState:
-        now = (await queue.schedules.look(0)).now
         statuses = await _statuses(queue, [record.last.job] if record.last else [])
-        return _state(queue, id, record, now, statuses)
+        return _state(queue, id, record, statuses)
 
 
 def _call_of(registry: Registry, schedule: Schedule, payload: Mapping[str, Any]) -> CallOptions:
@@ -399,9 +409,7 @@ def _readable(record: ScheduleRecord | None, id: str) -> Schedule | None:
         return None
 
 
-def _state(
-    queue: TaskQueue, id: str, record: ScheduleRecord, now: int, statuses: Mapping[str, JobStatus]
-) -> ScheduleState:
+def _state(queue: TaskQueue, id: str, record: ScheduleRecord, statuses: Mapping[str, JobStatus]) -> ScheduleState:
     schedule, last = record.schedule(id), record.last
     runs: tuple[datetime, ...] = ()
     if record.slot is not None:

@@ -127,7 +127,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         )
         self._operator = PostgresOperations(self, label, self._reader, self._announcer, self._terms.limits)
         self._operations = self._operator
-        self.schedules = PostgresSchedules(self.name, label, self._endpoint, self._announcer, self._producer.statement)
+        self.schedules = PostgresSchedules(self.name, label, self._reader, self._announcer, self._producer.statement)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 
@@ -291,7 +291,6 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         await self._listener.close()
         await self._announcer.flush()
         await self._producer.close()
-        await self.schedules.close()
         await self._writer.close()
         await self._reader.close()
 

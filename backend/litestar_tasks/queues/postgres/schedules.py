@@ -14,7 +14,7 @@ from litestar_tasks.queues.schedules import Look, ScheduleStore
 if TYPE_CHECKING:
     from saq.job import Job
 
-    from litestar_tasks.queues.postgres.connection import Endpoint
+    from litestar_tasks.queues.postgres.connection import Link
     from litestar_tasks.queues.postgres.listener import Announcer
 
 __all__ = ("PostgresSchedules",)
@@ -73,7 +73,7 @@ class PostgresSchedules(ScheduleStore):
     Args:
         name: The queue's name on the wire.
         label: Its label, for errors.
-        endpoint: The server.
+        link: The connection.
         announcer: Tells workers that there are jobs.
         statement: What stores a job: a statement and its parameters.
     """
@@ -82,7 +82,7 @@ class PostgresSchedules(ScheduleStore):
         self,
         name: str,
         label: str,
-        endpoint: Endpoint,
+        link: Link,
         announcer: Announcer,
         statement: Callable[[Job], tuple[str, dict[str, Any]]],
     ) -> None:
@@ -90,7 +90,7 @@ class PostgresSchedules(ScheduleStore):
         self._label = label
         self._announcer = announcer
         self._statement = statement
-        self._link = endpoint.link()
+        self._link = link
 
     async def look(self, limit: int) -> Look:
         """See ``ScheduleStore.look``."""
@@ -143,8 +143,7 @@ class PostgresSchedules(ScheduleStore):
         await self._ask(_WITHDRAW, holder=holder)
 
     async def close(self) -> None:
-        """See ``ScheduleStore.close``."""
-        await self._link.close()
+        """See ``ScheduleStore.close``. The connection is others', too."""
 
     async def _ask(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
         async def work(connection: Connection) -> list[tuple[Any, ...]]:
