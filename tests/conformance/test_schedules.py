@@ -35,7 +35,7 @@ def new_registry() -> Registry:
     registry = Registry("test", allow_local=True)
 
     @registry.task
-    async def report(*, region: str = "eu") -> None: ...
+    async def report(region: str = "eu", *, until: datetime | None = None) -> None: ...
 
     return registry
 
@@ -488,7 +488,9 @@ async def test_what_was_changed_and_does_not_fit_a_later_release_is_cleared(
     assert "does not fit any more" in caplog.text
 
 
-async def test_a_dynamic_schedule_fires_and_outlives_deploys_until_it_is_removed(shop: Shop, clock: Clock) -> None:
+async def test_a_dynamic_schedule_fires_and_outlives_deploys_until_it_is_removed(
+    shop: Shop, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
     schedule = shop.registry.schedule(shop.registry.get_task("report"), id="of-code", cron="0 0 1 1 *")
     await shop.start()
     added = type(schedule)(id="added", task="report", cron="* * * * *", kwargs={"region": "us"})
@@ -500,6 +502,7 @@ async def test_a_dynamic_schedule_fires_and_outlives_deploys_until_it_is_removed
     await clock.step(minutes=1)
     await shop.fire()
     assert (await record(shop.queue, "added@20260302T120100Z")).kwargs == {"region": "us"}
+    assert "does not fit" not in caplog.text
     await shop.book.remove("added", "ann")
     await clock.step(minutes=1)
     await shop.fire()

@@ -15,6 +15,7 @@ from litestar_tasks.schedule import Schedule
 
 __all__ = ("CallOptions", "Last", "Note", "Override", "ScheduleRecord", "fields_of", "milliseconds", "moment_of")
 
+_RHYTHM: Final = ("cron", "every", "timezone", "start", "end")
 _MISSED: Final = 10_000
 """How late (ms) a firing may be without counting as missed."""
 _SET_BACK: Final = 60_000
@@ -124,6 +125,17 @@ class ScheduleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.done is not None and self.done - now <= _SET_BACK:
             base = max(now, self.done)
         return self.replace(slot=_slot(schedule.next_after(moment_of(base))), held=False)
+
+    def in_new_rhythm(self, before: Schedule, after: Schedule, now: int) -> ScheduleRecord:
+        """With the next slot of another schedule; a firing that is due stays so where only the rest has changed."""
+        same = all(getattr(before, name) == getattr(after, name) for name in _RHYTHM)
+        if same and self.slot is not None and self.slot <= now and self.paused is None:
+            return self
+        return self.reckoned(after, now)
+
+    def next_due(self, schedule: Schedule, now: int) -> int | None:
+        """When it is to be looked at: at once, where its firings wait for a job."""
+        return now if self.held else self.due(schedule)
 
     def fire(self, schedule: Schedule, now: int, *, busy: bool) -> tuple[ScheduleRecord, int | None, int | None]:
         """What becomes of it once it is due.
