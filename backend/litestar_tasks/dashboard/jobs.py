@@ -206,7 +206,8 @@ async def act_on_all(visit: Visit, action: BulkAction, search: Search, places: M
         while True:
             async with asking(queue):
                 step = await queue.bulk(action, which, limit=_STEP, cursor=cursor)
-            done, skipped, cursor = done + step.done, skipped + step.skipped, step.cursor
+            done, cursor = done + step.done, step.cursor
+            skipped += 0 if which.walks else step.skipped  # those that do not match are among them
             if cursor is None:
                 del left[label]
                 break
