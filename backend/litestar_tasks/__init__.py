@@ -52,7 +52,9 @@ from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.registry import Registry
 from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear, Retry, Snooze
 from litestar_tasks.schedule import Firing, Mark, Schedule, ScheduleOptions, ScheduleState
+from litestar_tasks.secret import Secret
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
+from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 
 __all__ = (
     "INJECTED",
@@ -66,6 +68,7 @@ __all__ = (
     "ContextTask",
     "CurrentJob",
     "DashboardConfig",
+    "Debounce",
     "DeclarationError",
     "DependencyError",
     "Discard",
@@ -76,6 +79,7 @@ __all__ = (
     "EnqueueOptions",
     "Enqueuer",
     "Event",
+    "Exclusive",
     "Exponential",
     "Firing",
     "InvalidScheduleError",
@@ -105,6 +109,7 @@ __all__ = (
     "ScheduleNotFoundError",
     "ScheduleOptions",
     "ScheduleState",
+    "Secret",
     "Snooze",
     "StartupError",
     "SyncContextTask",
@@ -114,6 +119,8 @@ __all__ = (
     "TasksConfig",
     "TasksError",
     "TasksPlugin",
+    "Throttle",
+    "Unique",
     "UnknownQueueError",
     "UnknownTaskError",
     "correlation_id",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from saq.job import Job
 
     from litestar_tasks.job import Event, JobQueue, JobSpec, JobStatus, Submission
+    from litestar_tasks.keyring import Keyring
     from litestar_tasks.schedule import ScheduleBook
 
 __all__ = ("Attachment", "Attachments")
@@ -36,6 +37,8 @@ class Attachment:
     """Splits a job id into its queue's label and the job's key; raises JobNotFoundError for an id of elsewhere."""
     schedules: ScheduleBook
     """The schedules in its queues."""
+    keyring: Keyring | None = None
+    """What encrypts secrets. Defaults to None: nothing, as there are no keys."""
 
     def queue(self, label: str) -> JobQueue:
         """A queue that can be used on the running event loop."""

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from litestar_tasks.broker_url import REDIS_SCHEMES, RedisURL, redact
 from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.keyring import check_keys
 from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.options import check_middleware, check_on_enqueue
 from litestar_tasks.queue_config import QueueConfig
@@ -113,6 +114,9 @@ class TasksConfig:
     correlation_headers: Sequence[str] = ("X-Request-ID", "traceparent")
     """The headers of a request from which its jobs get their correlation id, the most important first; none to take it
     from no request. Defaults to X-Request-ID and traceparent."""
+    secret_keys: Sequence[str] = field(default=(), repr=False)
+    """The keys that encrypt what tasks annotate ``Secret[…]``, the newest first: Fernet keys, of which the first one
+    encrypts and all decrypt. They need the extra ``secrets``. Defaults to none."""
     enqueue_timeout: float = 2.0
     """Seconds after which an enqueue that the broker has not answered raises ``QueueUnavailableError``. Defaults to
     2."""
@@ -136,6 +140,7 @@ class TasksConfig:
             raise ConfigurationError(f"lease is {self.lease}; give at least 1 second")
         if self.enqueue_timeout <= 0:
             raise ConfigurationError(f"enqueue_timeout is {self.enqueue_timeout}; give more than 0 seconds")
+        check_keys(self.secret_keys)
         check_durability(self.durability)
         check_middleware(self.middleware, "middleware")
         check_on_enqueue(self.on_enqueue, "on_enqueue")

@@ -16,6 +16,7 @@ from litestar.di import Provide
 from litestar_tasks.exceptions import ConfigurationError
 from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff
+from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 
 __all__ = (
     "DEFAULTS",
@@ -27,6 +28,7 @@ __all__ = (
     "check_on_enqueue",
     "check_options",
     "check_run_at",
+    "check_together",
     "seconds",
 )
 
@@ -43,8 +45,8 @@ class SharedOptions(TypedDict, total=False):
     """How often the job is run at the most before its failure is final; it counts runs, so 1 means no retry.
     ``backoff`` says how long a retry waits. Defaults to 1."""
     ttl: float | timedelta | None
-    """How long the record and the result of a complete job are kept; None for ever, 0 not at all. On Redis it is a
-    minute at least, in which a repeated enqueue still finds the job. Defaults to one day."""
+    """How long the record and the result of a complete job are kept; None for ever, 0 not at all. Even then it can be
+    found by its id for a minute, so that a repeated enqueue does not run it again. Defaults to one day."""
     priority: int
     """Lower numbers are claimed first, from -100 to 100. Defaults to 0."""
     at_most_once: bool
@@ -61,6 +63,18 @@ class SharedOptions(TypedDict, total=False):
     tag: str | None
     """A short text of yours, such as a customer's number, by which jobs can be found; up to 100 characters. Defaults to
     none."""
+    unique: bool | Unique
+    """While a job with the same arguments waits or runs, a further call stores nothing and gets a handle to it.
+    ``Unique(…)`` says which calls are alike, and until when. Defaults to False."""
+    exclusive: bool | Exclusive
+    """One job of the task runs at a time, the others wait their turn; with ``Exclusive(by=…)`` one for each value of
+    these arguments. Defaults to False."""
+    debounce: float | timedelta | Debounce | None
+    """How long after the last of several calls the one job starts, with the arguments of the last. ``Debounce(…)`` says
+    which calls are alike, and how long it may be put off. Defaults to None."""
+    throttle: float | timedelta | Throttle | None
+    """For so long after an enqueue, a further call stores nothing and gets a handle to that job. ``Throttle(…)`` says
+    which calls are alike. Defaults to None."""
 
 
 class RegistryOptions(SharedOptions, total=False):
@@ -121,6 +135,10 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "expires": None,
     "failed_ttl": 604_800.0,
     "tag": None,
+    "unique": None,
+    "exclusive": None,
+    "debounce": None,
+    "throttle": None,
     "backoff": DEFAULT_BACKOFF,
     "retry_on": (Exception,),
     "discard_on": (),
@@ -221,6 +239,57 @@ def _check_bool(value: Any, subject: str) -> bool:
     return value
 
 
+def _check_alike(kind: type, *, plain: type | tuple[type, ...], remedy: str) -> Callable[[Any, str], Any]:
+    """What brings an option to its class: plain values stand for one with defaults, False and None for none."""
+
+    def check(value: Any, subject: str) -> Any:
+        if value is None or value is False:
+            return None
+        if isinstance(value, kind):
+            return value
+        if value is True and plain is bool:
+            return kind()
+        if isinstance(value, (type, bool)) or not isinstance(value, plain):
+            raise ConfigurationError(f"{subject} is {value!r}; {remedy}")
+        try:
+            return kind(value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{subject}: {error}") from None
+
+    return check
+
+
+def check_together(levels: Mapping[str, Any], subject: str) -> None:
+    """Refuse options of which one makes no sense beside another.
+
+    Args:
+        levels: The options that hold, of all levels, checked.
+        subject: What they belong to, for errors.
+
+    Raises:
+        ConfigurationError: Says which, and what to write instead.
+    """
+    given = [name for name in ("unique", "debounce", "throttle") if levels.get(name) is not None]
+    if len(given) > 1:
+        first, second, *_ = given
+        off = "False" if first == "unique" else "None"
+        hint = ", or unique=Unique(window=…) for both in one" if given == ["unique", "throttle"] else ""
+        raise ConfigurationError(
+            f"{subject}: {first} and {second} both say what becomes of a second call; give one of them, and "
+            f"{first}={off} where another level gives it{hint}"
+        )
+    if levels.get("debounce") is None:
+        return
+    for name in ("delay", "run_at"):
+        if levels.get(name):
+            raise ConfigurationError(f"{subject}: debounce says when the job starts; leave out {name}")
+    if levels.get("key") is not None:
+        raise ConfigurationError(
+            f"{subject}: a call that is debounced may become part of a job that has a key already; leave out key, and "
+            "say which calls are alike by debounce=Debounce(…, by=…)"
+        )
+
+
 def _check_backoff(value: Any, subject: str) -> Backoff:
     if isinstance(value, type):
         raise ConfigurationError(f"{subject} is the class {value.__name__}; make one: {value.__name__}(…)")
@@ -293,6 +362,7 @@ def _check_int(low: int, high: int) -> Callable[[Any, str], int]:
     return check
 
 
+_DURATION: Final = (int, float, timedelta)
 _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "name": _check_name,
     "queue": _check_name,
@@ -314,6 +384,10 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "middleware": check_middleware,
     "on_enqueue": check_on_enqueue,
     "tag": _check_tag,
+    "unique": _check_alike(Unique, plain=bool, remedy="give True, False or Unique(…)"),
+    "exclusive": _check_alike(Exclusive, plain=bool, remedy="give True, False or Exclusive(…)"),
+    "debounce": _check_alike(Debounce, plain=_DURATION, remedy="give seconds, a timedelta or Debounce(…)"),
+    "throttle": _check_alike(Throttle, plain=_DURATION, remedy="give seconds, a timedelta or Throttle(…)"),
     "delay": _check_duration,
     "run_at": check_run_at,
 }

@@ -30,6 +30,7 @@ from litestar_tasks.codec import Hooks
 from litestar_tasks.config import TasksConfig
 from litestar_tasks.correlation import correlation_id, from_headers
 from litestar_tasks.exceptions import ConfigurationError, NotAttachedError, QueueUnavailableError, StartupError
+from litestar_tasks.keyring import Keyring
 from litestar_tasks.outbox.session import session_providers
 from litestar_tasks.queues.broker import Broker, queue_configs
 from litestar_tasks.queues.task_queues import TaskQueues
@@ -173,7 +174,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             EmbeddedServerError: The embedded server does not start.
         """
         broker, loop = Broker(self._config), asyncio.get_running_loop()
-        attachment = Attachment(loop, self._config.broker, broker.find, broker.locate, broker.schedules)
+        keyring = Keyring(self._config.secret_keys) if self._config.secret_keys else None
+        attachment = Attachment(loop, self._config.broker, broker.find, broker.locate, broker.schedules, keyring)
         with self._config.registry.attach(attachment):
             brokers = self._brokers.setdefault(loop, [])
             brokers.append(broker)
@@ -258,7 +260,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             encoders=app.type_encoders or {},
             decoders=app.type_decoders or (),
         )
-        problems = [*registry.check(app.signature_namespace, hooks)]
+        problems = [*registry.check(app.signature_namespace, hooks, has_keys=bool(self._config.secret_keys))]
         problems += Dependencies(app, session_providers(app), more_to_come=bool(self._config.lifespan)).check(
             task for task in registry.get_all_tasks() if task.resolved
         )

@@ -27,7 +27,7 @@ from litestar_tasks.options import DEFAULTS, RegistryOptions, TaskOptions, check
 from litestar_tasks.queue_config import QueueConfig
 from litestar_tasks.recurring import Recurring, check_kwargs, make_schedule
 from litestar_tasks.schedule import Misfire, Overlap, Schedule
-from litestar_tasks.task import AnyTask, ContextTask, SyncContextTask, Task, refuse_unnameable
+from litestar_tasks.task import AnyTask, ContextTask, SyncContextTask, Task, no_keys, refuse_unnameable
 
 __all__ = ("Registry", "TaskDecorator")
 
@@ -246,16 +246,21 @@ class Registry(Recurring):
         yield from (task.option("queue") for task in self._tasks.values())
         yield from (schedule.queue for schedule in self._schedules.values())
 
-    def check(self, namespace: Mapping[str, Any], hooks: Hooks) -> Iterator[DeclarationError]:
+    def check(
+        self, namespace: Mapping[str, Any], hooks: Hooks, *, has_keys: bool = False
+    ) -> Iterator[DeclarationError]:
         """Compile every task with what a running app knows, and yield what is wrong with them.
 
         Args:
             namespace: Names for annotations beside those of each function's module.
             hooks: How the app stores types that msgspec does not know.
+            has_keys: Whether the app has keys to encrypt secrets with. Defaults to False.
         """
         for task in self._tasks.values():
             try:
                 task.compile(namespace, hooks)
+                if task.has_secrets and not has_keys:
+                    yield no_keys(task)
             except DeclarationError as error:
                 yield error
         for schedule in self._schedules.values():

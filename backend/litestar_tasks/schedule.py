@@ -90,7 +90,7 @@ class Schedule:
     """See ``ScheduleOptions``, as for the others."""
     every: timedelta | None = None
     timezone: str = "UTC"
-    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any], repr=False)
     queue: str = "default"
     """The label of the queue that its jobs go to."""
     timeout: float | None = 300.0

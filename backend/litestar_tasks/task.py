@@ -18,15 +18,30 @@ from saq.types import Context
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from litestar_tasks.attachment import Attachment
-from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, unstorable
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, split_path, unstorable
 from litestar_tasks.current import CurrentJob
-from litestar_tasks.exceptions import DependencyError, InvalidTaskError
+from litestar_tasks.exceptions import ConfigurationError, DependencyError, InvalidTaskError, PayloadError
 from litestar_tasks.job import JobHandle, JobSpec
 from litestar_tasks.middleware import EnqueueHook, Middleware
-from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
+from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options, check_together, seconds
 from litestar_tasks.payload import INJECTED, Kind, Payload, read_parameters
+from litestar_tasks.secret import Secrets, secrets_of
+from litestar_tasks.uniqueness import bonds_of, check_by
 
-__all__ = ("AnyTask", "Call", "ContextTask", "Enqueuer", "SyncContextTask", "Task", "enqueue_many", "refuse_unnameable")
+__all__ = (
+    "AnyTask",
+    "Call",
+    "ContextTask",
+    "Enqueuer",
+    "SyncContextTask",
+    "Task",
+    "enqueue_many",
+    "no_keys",
+    "refuse_unnameable",
+)
+
+if TYPE_CHECKING:
+    from litestar_tasks.keyring import Keyring
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +54,8 @@ SyncF_co = TypeVar("SyncF_co", bound=Callable[Concatenate[Context, ...], Any], c
 
 _NO_HOOKS = Hooks(encoders={}, decoders=())
 _SUPPLIED = (Kind.CONTEXT, Kind.JOB, Kind.INJECTED)
+_VARYING = ("expires", "unique", "exclusive", "debounce", "throttle")
+"""Options by which calls of a task are stored differently."""
 _AT_ONCE = 2_000
 """For so many calls of `enqueue_many` there are records at the same time; of the others only calls or handles."""
 
@@ -82,7 +99,9 @@ class AnyTask:
         self.options = {name: value for name, value in options.items() if name != "name"}
         self._levels: Mapping[str, Any] = {**DEFAULTS, **registry.defaults, **self.options}
         # What every call without options of its own stores; None where that differs from call to call.
-        self._plain = _stored_options(self._levels) if self._levels["expires"] is None else None
+        varies = any(self._levels[name] is not None for name in _VARYING)
+        self._plain = None if varies else _stored_options(self._levels)
+        check_together(self._levels, f"task {self.name!r}")
         self.dependencies: Mapping[str, Provide] = {
             **registry.defaults.get("dependencies", {}),
             **self.options.get("dependencies", {}),
@@ -94,6 +113,7 @@ class AnyTask:
             _mark_as_coroutine_function(self)
         self._payload: Payload | None = None
         self._result: Codec[Any] | None = None
+        self._result_secrets: Secrets | None = None
         self.parameters, self._returns = read_parameters(
             fn, name=self.name, job_type=CurrentJob, supplied=self.dependencies.keys()
         )
@@ -119,6 +139,7 @@ class AnyTask:
             hooks=hooks,
         )
         self._payload = Payload(self.name, self.parameters, hooks, limit=self._levels["payload_limit"])
+        check_by(self._levels, self._payload.names, f"task {self.name!r}")
         self.takes_context = any(parameter.kind is Kind.CONTEXT for parameter in self.parameters)
         self.job_parameters = [parameter.name for parameter in self.parameters if parameter.kind is Kind.JOB]
         self._result = self._compile_result(hooks)
@@ -149,13 +170,55 @@ class AnyTask:
             ValueError, TypeError, RecursionError: It does not fit the return annotation, cannot be stored, or is too
                 large.
         """
-        stored = self.result.encode_unchecked(value)
-        if stored is not None and (size := json_size(stored)) > self._levels["result_limit"]:
+        secrets = self._result_secrets
+        stored, size = _quoting_nothing(self._measured, value, secrets) if secrets else self._measured(value)
+        if size > self._levels["result_limit"]:
             raise ValueError(
                 f"it has {size:,} bytes as JSON, and {self._levels['result_limit']:,} are allowed; store it elsewhere "
                 "and return its id, or raise the task's result_limit"
             )
-        return stored
+        return secrets.seal(stored, self._keyring()) if secrets else stored
+
+    def decode_result(self, stored: Any) -> Any:
+        """What the task returned, restored from what ``encode_result`` made of it.
+
+        Raises:
+            ValueError, TypeError: It does not fit the return annotation of this release, or cannot be decrypted.
+        """
+        codec = self.result
+        if self._result_secrets is None:
+            return codec.decode(stored)
+        return _quoting_nothing(codec.decode, self._result_secrets.open(stored, self._keyring()), self._result_secrets)
+
+    def opened(self, stored: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """A stored payload with its secrets readable.
+
+        Raises:
+            PayloadError: One is not encrypted, or with a key that is not there.
+        """
+        secrets = self.payload.secrets
+        if secrets is None:
+            return stored or {}
+        try:
+            opened: Mapping[str, Any] = secrets.open(stored or {}, self._keyring())
+        except ValueError as error:
+            message, path = split_path(error)
+            raise PayloadError(self.name, message, path=path) from None
+        return opened
+
+    def sealed(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A payload of JSON's own types with its secrets encrypted.
+
+        Raises:
+            ConfigurationError: The app has no keys.
+        """
+        secrets = self.payload.secrets
+        return secrets.seal(payload, self._keyring()) if secrets else payload
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether arguments or the result hold secrets."""
+        return self.payload.secrets is not None or self._result_secrets is not None
 
     @property
     def source(self) -> str:
@@ -186,19 +249,37 @@ class AnyTask:
         return self.stored_spec(self.payload.encode(tuple(args), kwargs), options or {})
 
     def stored_spec(self, payload: Mapping[str, Any], options: Mapping[str, Any]) -> JobSpec:
-        """``spec`` for a payload that is encoded already."""
+        """``spec`` for a payload that is encoded already, and not encrypted yet."""
         if not options and self._plain is not None:
-            return JobSpec(task=self.name, kwargs=payload, **self._plain)
+            return JobSpec(task=self.name, kwargs=self.sealed(payload), **self._plain)
         run_at = options.get("run_at")
-        if options.get("delay"):
-            run_at = datetime.now(UTC) + timedelta(seconds=options["delay"])
+        levels = {**self._levels, **options}
+        delay = seconds(levels["debounce"].delay) if levels["debounce"] else options.get("delay")
+        if delay:
+            run_at = datetime.now(UTC) + timedelta(seconds=delay)
+        # What is made of secrets is stored, too: nobody without the key may find them by trying.
+        key = self._keyring().identity_key if self.payload.secrets else b""
+        lock, group = bonds_of(self.name, levels, lambda: self.payload.complete(payload), key=key)
         return JobSpec(
             task=self.name,
-            kwargs=payload,
+            kwargs=self.sealed(payload),
             key=options.get("key"),
             run_at=run_at,
-            **_stored_options({**self._levels, **options}, run_at),
+            lock=lock,
+            group=group,
+            **_stored_options(levels, run_at),
         )
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuse checked options of a call that make no sense together, or for this task.
+
+        Raises:
+            ConfigurationError: Says what does not go together.
+        """
+        levels = {**self._levels, **options}
+        check_together(levels, f"task {self.name!r}")
+        if self._payload is not None:
+            check_by(levels, self._payload.names, f"task {self.name!r}")
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[..., Any]:
         """The task with options for one or more calls: ``my_task.using(delay=60).enqueue(user_id=1)``.
@@ -209,7 +290,7 @@ class AnyTask:
         Raises:
             ConfigurationError: An unknown option, or a value that cannot work.
         """
-        return Enqueuer(self, check_options(options, EnqueueOptions, subject=f"task {self.name!r}"))
+        return Enqueuer(self, _merge(self, {}, options))
 
     def bind(self, /, *args: Any, **kwargs: Any) -> Call[Any]:
         """A call that is validated now and enqueued later, alone or with others by ``enqueue_many``.
@@ -241,7 +322,7 @@ class AnyTask:
         """
         attachment = self.registry.attachment()
         label, key = attachment.locate(id)
-        return JobHandle(attachment.queue(label), key, decode=self.result.decode)
+        return JobHandle(attachment.queue(label), key, decode=self.decode_result)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function here and now; the context, if it takes one, comes first.
@@ -268,12 +349,24 @@ class AnyTask:
         try:
             if (foreign := unstorable(self._returns, hooks)) is not None:
                 raise UnstorableTypeError(f"a {foreign.__name__} cannot be stored")
-            return Codec(self._returns, hooks)
+            codec: Codec[Any] = Codec(self._returns, hooks)
+            self._result_secrets = secrets_of(self._returns)
+            return codec
         except (TypeError, ValueError) as error:
             raise InvalidTaskError(
                 f"task {self.name!r} ({self.source}): its result cannot be stored: {error}; return data that JSON can "
                 "hold, such as an id"
             ) from error
+
+    def _measured(self, result: Any) -> tuple[Any, int]:
+        stored = self.result.encode_unchecked(result)
+        return stored, 0 if stored is None else json_size(stored)
+
+    def _keyring(self) -> Keyring:
+        keyring = self.registry.attachment().keyring
+        if keyring is None:
+            raise no_keys(self)
+        return keyring
 
     def _refuse_unfilled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         given = inspect.signature(self.fn).bind_partial(*args, **kwargs)
@@ -362,7 +455,7 @@ class Call(Generic[R_co]):
         queue = attachment.queue(self.queue)
         submission = await queue.submit(self.spec())
         return JobHandle(
-            queue, submission.job.key, decode=self._task.result.decode, deduplicated=submission.deduplicated
+            queue, submission.job.key, decode=self._task.decode_result, deduplicated=submission.deduplicated
         )
 
 
@@ -390,10 +483,29 @@ async def enqueue_many(calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
                 handles[index] = JobHandle(
                     queue,
                     submission.job.key,
-                    decode=calls[index].task.result.decode,
+                    decode=calls[index].task.decode_result,
                     deduplicated=submission.deduplicated,
                 )
     return [handles[index] for index in range(len(calls))]
+
+
+def no_keys(task: AnyTask) -> ConfigurationError:
+    """The error of a task that has secrets in an app that has no keys."""
+    return ConfigurationError(
+        f"task {task.name!r} ({task.source}) has a Secret, and there is no key to encrypt it with; set "
+        "TasksConfig(secret_keys=[…]), and install litestar-tasks[secrets]"
+    )
+
+
+def _quoting_nothing(work: Callable[[Any], Any], value: Any, secrets: Secrets) -> Any:
+    """Encode or decode a value, with errors that do not quote its secrets."""
+    problem = ""
+    try:
+        return work(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        message, path = secrets.problem(error)
+        problem = f"{message} - at `{path}`" if path else message
+    raise ValueError(problem)  # outside, so that the error that quotes them is no part of it
 
 
 def _both(option: str, registry: Mapping[str, Any], task: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -435,7 +547,9 @@ def _merge(task: AnyTask, old: Mapping[str, Any], new: Mapping[str, Any]) -> dic
     checked = check_options(new, EnqueueOptions, subject=f"task {task.name!r}")
     # delay and run_at are two spellings of one option: the later one replaces the earlier, however it was spelt.
     replaced: set[str] = {"delay", "run_at"} if checked.keys() & {"delay", "run_at"} else set()
-    return {**{name: value for name, value in old.items() if name not in replaced}, **checked}
+    merged = {**{name: value for name, value in old.items() if name not in replaced}, **checked}
+    task.check(merged)
+    return merged
 
 
 def refuse_unnameable(fn: object, *, allow_local: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import signal
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from litestar_tasks import enqueue_many
+from litestar_tasks import Exclusive, enqueue_many
 from litestar_tasks.job import JobHandle
 from tests.chaos.conftest import LEASE, LONG, PROMISE, Field, times
 from tests.chaos.ledger_app import charge, report, send, work, work_in_thread
@@ -258,3 +259,44 @@ async def test_workers_that_start_on_a_fresh_redis_with_a_backlog_run_each_job_o
         for worker in field.living:
             await field.stop(worker)
         field.assert_each_ran_once(keys)
+
+
+async def test_of_what_runs_one_at_a_time_no_two_run_though_their_workers_are_killed_and_stopped(field: Field) -> None:
+    """Three groups of jobs beside others, while one worker after the other is killed, or stopped as by a deploy."""
+    field.start_workers(3, GRACE="0")
+    groups: list[list[str]] = []
+    for number in range(3):
+        alone = work.using(exclusive=Exclusive(by="seconds"), max_losses=50)
+        groups.append(accept(field, await enqueue_many([alone.bind(seconds=0.02 + number / 100)] * times(40, 1000))))
+    others = await enqueue(field, 60)
+    for turn in range(times(6, 100)):
+        await asyncio.sleep(0.3 + chance.random() / 2)
+        worker = chance.choice(field.living)
+        if turn % 3 == 2:
+            await field.stop(worker)
+        else:
+            await field.kill_beside_another(worker)
+        field.start_worker(GRACE="0")
+    await field.until_all_ended([key for group in groups for key in group] + others, seconds=90)
+    assert field.failed() == {}
+    for keys in groups:
+        runs = sorted((run for key in keys for run in field.runs(key)), key=lambda run: run[0])
+        assert [run for run, after in itertools.pairwise(runs) if run[1] > after[0]] == [], "two at a time"
+
+
+async def test_a_lock_never_outlives_the_workers_of_its_job(field: Field) -> None:
+    """However a job's worker ends, calls that are alike find it until it has ended, and are jobs of their own then."""
+    field.start_workers(2, GRACE="0")
+    keys: list[str] = []
+    for _ in range(times(4, 60)):
+        unique = work.using(unique=True, max_losses=50)
+        first = await unique.enqueue(seconds=0.5)
+        keys += accept(field, [first])
+        await field.until(lambda key=keys[-1]: key in field.starts(), seconds=30, what="the start of the job")
+        await field.kill_beside_another(next(one for one in field.living if one.pid == field.starts()[keys[-1]][0].pid))
+        again = await unique.enqueue(seconds=0.5)
+        assert (again.id, again.deduplicated) == (first.id, True)
+        field.start_worker(GRACE="0")
+        assert await again.result(timeout=60) == "done"
+    await field.until_all_ended(keys)
+    field.assert_runs_again_are_owed_to_kills()

@@ -16,7 +16,7 @@ from litestar.exceptions import NotAuthorizedException
 from litestar.types import ASGIApp, Receive, Scope, Send
 from saq.job import Job
 
-from litestar_tasks import DashboardConfig, Registry, TasksConfig, TasksPlugin
+from litestar_tasks import DashboardConfig, Registry, Secret, TasksConfig, TasksPlugin
 from litestar_tasks.queues.base import TaskQueue
 
 __all__ = ("HTML", "OWN_FORM", "SCRIPT", "SECRET", "Running", "Tags", "anybody", "links", "nobody", "running")
@@ -123,7 +123,12 @@ async def running(
 
     @registry.scheduled_task(cron="0 3 * * *", kwargs={"days": 7})
     async def report(
-        *, days: int = 1, kind: Literal["short", "long"] = "short", to: list[str] | None = None, password: str = ""
+        *,
+        days: int = 1,
+        kind: Literal["short", "long"] = "short",
+        to: list[str] | None = None,
+        password: str = "",
+        pin: Secret[str] = "",
     ) -> int:
         """Mail a report."""
         if days < 0:
@@ -134,6 +139,7 @@ async def running(
         TasksConfig(
             registry=registry,
             broker_url=broker_url,
+            secret_keys=["A" * 43 + "="],
             in_process_worker=worker,
             dashboard=DashboardConfig(path=path, guards=guards, **(dashboard or {})),
         )

@@ -599,6 +599,24 @@ async def test_a_job_that_has_not_ended_cannot_be_retried() -> None:
         assert "Retry" not in (await client.get("/saq/queues/default/jobs/running", headers=HTML)).text
 
 
+async def test_a_job_is_not_retried_while_another_one_like_it_waits() -> None:
+    async with running() as shop, shop.at() as client:
+        alike = {"lock": {"name": "a" * 32, "until": "finished"}}
+        await shop.job("wait", key="first", end=False, meta=alike)
+        await shop.until("first", "active")
+        await shop.queue.cancel("first", "enough")
+        await shop.until("first", "aborted")
+        await shop.job("wait", key="second", end=False, meta=alike)
+        for path, headers in (("api/", SCRIPT), ("", OWN_FORM | HTML)):
+            answer = await client.post(f"/saq/{path}queues/default/jobs/first/retry", headers=headers)
+            assert answer.status_code == 409
+            assert "another one like it waits or runs" in answer.text
+        shop.gate.set()
+        await shop.until("second", "complete")
+        answer = await client.post("/saq/api/queues/default/jobs/first/retry", headers=SCRIPT)
+        assert answer.status_code == 202
+
+
 async def test_who_is_second_to_retry_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     async def taken(self: MemoryQueue, key: str) -> bool:
         return False

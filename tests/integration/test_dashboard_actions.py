@@ -248,17 +248,24 @@ async def test_a_job_is_deleted_once_it_has_ended() -> None:
 
 async def test_a_job_runs_again_with_other_arguments_as_a_new_one_that_names_its_parent() -> None:
     async with running() as shop, shop.at() as client:
-        old = await shop.job("report", key="old", kwargs={"days": -1, "to": ["a@b.c"], "password": SECRET})
+        task = shop.queue.registry.get_task("report")
+        call = {"days": -1, "to": ["a@b.c"], "password": SECRET, "pin": SECRET}
+        handle = await task.using(key="old").enqueue(**call)
+        old = await shop.queue.wait("old", 10)
+        assert old is not None
+        assert old.id == handle.id
         page = await client.get("/saq/queues/default/jobs/old/copies", headers=HTML)
         assert SECRET not in page.text
-        form = {"arg.days": "30", "arg.kind": "", "arg.to": '[\n  "a@b.c"\n]', "arg.password": "***"}
+        form = {"arg.days": "30", "arg.kind": "", "arg.to": '[\n  "a@b.c"\n]', "arg.password": "***", "arg.pin": "***"}
         done = await client.post("/saq/queues/default/jobs/old/copies", data=form, headers=FORM)
         assert done.status_code == 303
         key = re.search(r"/jobs/([^?]+)", done.headers["location"])
         assert key is not None
         job = await shop.queue.wait(key[1], 10)
         assert job is not None
-        assert job.kwargs == {"days": 30, "to": ["a@b.c"], "password": SECRET}
+        assert job.kwargs is not None
+        assert SECRET not in str(job.kwargs["pin"])
+        assert task.opened(job.kwargs) == call | {"days": 30}
         assert (job.result, job.meta["parent"]) == (30, old.id)
         assert "old" in (await client.get(f"/saq/queues/default/jobs/{key[1]}", headers=HTML)).text
 

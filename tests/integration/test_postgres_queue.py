@@ -22,7 +22,7 @@ from saq.queue.postgres import PostgresQueue as StockQueue
 from litestar_tasks.config import TasksConfig
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, PayloadError, QueueUnavailableError
 from litestar_tasks.job import JobSpec
-from litestar_tasks.queues import patrol, served
+from litestar_tasks.queues import patrol, records, served
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.postgres import PostgresQueue, consumer, listings, schema, statements, upkeep
@@ -49,7 +49,9 @@ def cluster() -> Iterator[PostgresServer]:
 @pytest.fixture
 def url(cluster: PostgresServer) -> str:
     """A database with our tables, empty. Its server is shared: no test may stop or freeze it."""
-    tables = ", ".join(f"litestar_tasks_{name}" for name in ("jobs", "leases", "queues", "workers", "minutes"))
+    tables = ", ".join(
+        f"litestar_tasks_{name}" for name in ("jobs", "leases", "queues", "workers", "minutes", "windows")
+    )
     cluster.execute(f"TRUNCATE {tables}")
     return cluster.url()
 
@@ -175,6 +177,27 @@ def test_migrating_again_changes_nothing_and_says_so(cluster: PostgresServer) ->
     said.clear()
     migrate(database, said.append)
     assert said[1:] == [f"  the tables are at version {schema.VERSION} already"]
+
+
+async def test_jobs_of_the_release_before_go_on_in_migrated_tables(
+    cluster: PostgresServer, make_queue: MakeQueue
+) -> None:
+    url = cluster.create_database()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(schema.LEDGER.encode())
+        connection.execute(schema.STEPS[0][1].encode())
+        connection.execute(schema.done(1).encode())
+    queue = make_queue(url)
+    document = records.encode(queue.build(spec("old"))).decode()
+    rows(
+        url,
+        "INSERT INTO litestar_tasks_jobs (queue, key, job, status, task) "
+        f"VALUES ('{queue.name}', 'old', convert_to('{document}', 'UTF8'), 'queued', 'noop')",
+    )
+    migrate(url, lambda _: None)
+    await queue.connect()
+    hand = await Hand(queue).open()
+    assert keys(await hand.take(1)) == ["old"]
 
 
 def test_two_who_migrate_at_once_make_the_tables_once(cluster: PostgresServer) -> None:

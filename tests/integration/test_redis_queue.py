@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import json
 import random
 import time
@@ -569,6 +570,26 @@ async def test_waiters_survive_the_loss_of_their_connection(app: RedisQueue, han
     server.client.client_kill_filter(_type="pubsub")
     await hand.complete(job)
     assert (await waiting) is not None
+
+
+async def test_a_queue_that_is_disconnected_as_a_wait_ends_leaves_no_connection_behind(
+    app: RedisQueue, hand: Hand, server: Server, redis_url: str, make_queue: MakeQueue
+) -> None:
+    def clients() -> set[str]:
+        return {client["id"] for client in server.client.client_list()}
+
+    job = await app.enqueue(Job("f", key="k"))
+    (claimed,) = await hand.take(1)
+    await hand.complete(claimed)
+    reader = make_queue(redis_url)
+    gc.disable()  # which would close what is forgotten
+    try:
+        before = clients()
+        assert await reader.wait(job.key, 10) is not None
+        await reader.disconnect()
+        await eventually(lambda: clients() <= before)
+    finally:
+        gc.enable()
 
 
 async def test_apply_returns_the_result(app: RedisQueue, hand: Hand) -> None:

@@ -325,6 +325,14 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
         ("lanes", (1, "", 0, "", 0, 0, 1)),
         ("delete", ("", "id")),
         ("rerun", ("id", "", "", "x", 0)),
+        ("rerun", ("id", "", "", "x", 0, "")),
+        ("rerun", ("id", "", "", 0, 0, "x")),
+        ("enqueue", ("id", "{}", 0, 0, 0, "new ")),
+        ("enqueue", ("id", "{}", 0, 0, 0, "new f")),
+        ("enqueue", ("id", "{}", 0, 0, 0, "new fxyz 0 0 ")),
+        ("enqueue", ("id", "{}", 0, 0, 0, "new fa -1 0 ")),
+        ("enqueue", ("id", "{}", 0, 0, 0, "old fa 0 0 ")),
+        ("enqueue", ("id", "{}", 0, 0, 0, " fa 0 0 ")),
         ("purge", (201,)),
         ("tally", (1, "f", "x")),
         ("register", ("", 1, "w")),
@@ -592,6 +600,59 @@ def test_a_job_without_a_document_is_dropped_and_reported(r: Redis) -> None:
     assert r.state("a") is None
 
 
+UNIQUE, UNTIL_STARTED = f"new f{'a' * 32} 0 0 ", f"new s{'b' * 32} 0 0 "
+ALONE = "new - 0 0 g"
+
+
+def test_a_lock_whose_job_is_gone_or_has_ended_is_free_whoever_ended_it(r: Redis) -> None:
+    assert r.enqueue("a", mode=UNIQUE) == [1]
+    assert r.enqueue("b", mode=UNIQUE) == [[LAYOUT.job_id("a").encode(), document("a").encode()]]
+    r.client.delete(LAYOUT.job_id("a"))
+    assert r.enqueue("b", mode=UNIQUE) == [[LAYOUT.job_id("a").encode(), b""]]
+    assert r.worker().claim(1) == []  # nothing is left of it to be run
+    assert r.enqueue("b", mode=UNIQUE) == [1]
+    r.client.zrem(LAYOUT.incomplete, LAYOUT.job_id("b"))  # as a stock tool aborts
+    assert r.enqueue("c", mode=UNIQUE) == [1]
+    assert r.client.hvals(LAYOUT.key("locks")) == [b"0 " + LAYOUT.job_id("c").encode()]
+
+
+def test_a_group_goes_on_though_stock_tools_took_its_jobs_out(r: Redis) -> None:
+    worker = r.worker()
+    r.enqueue(*"abcd", mode=ALONE)
+    assert worker.claim(5) == ["a"]
+    r.client.zrem(LAYOUT.incomplete, LAYOUT.job_id("b"))  # while it was set aside
+    assert worker.settle("complete", "a")
+    r.client.zrem(LAYOUT.incomplete, LAYOUT.job_id("c"))  # while it was to be next
+    assert worker.claim(5) + worker.claim(5) == ["d"]
+
+
+def test_a_claim_whose_answer_was_lost_keeps_its_turn(r: Redis) -> None:
+    worker = r.worker()
+    r.enqueue("a", "b", mode=ALONE)
+    first = worker.cycle(5)[0]
+    assert r.run("reclaim", first, first + 4) == 1
+    assert worker.claim(5) == ["a"]
+    assert worker.settle("complete", "a")
+    assert worker.claim(5) == ["b"]
+
+
+def test_nothing_is_kept_of_locks_and_groups_once_their_jobs_have_ended(r: Redis) -> None:
+    worker = r.worker()
+    modes = [UNIQUE, UNTIL_STARTED, UNTIL_STARTED + "g", ALONE, "new - 0 0 a group: ü", f"new d{'d' * 32} 0 5 g"]
+    for number, mode in enumerate(modes):
+        r.enqueue(f"k{number}", f"l{number}", mode=mode)
+    while r.client.zcard(LAYOUT.incomplete):
+        for key in worker.claim(5):
+            worker.settle("complete", key)
+    r.enqueue("p", "q", "s", mode=ALONE)
+    worker.claim(1)
+    r.run("purge", 200)
+    r.run("purge", 200)
+    worker.settle("failed", "p")
+    names = ("locks", "bonds", "turns", "parked", "group:*", "window:*")
+    assert [key for name in names for key in r.client.scan_iter(LAYOUT.key(name))] == []
+
+
 @pytest.mark.parametrize("garbage", [b"", b"{}", b"}", b"[1]", b"\xff\x00}", b'{"a":1}\n'])
 def test_garbage_is_claimed_as_it_is(r: Redis, garbage: bytes) -> None:
     r.enqueue("a")
@@ -624,6 +685,7 @@ def test_whatever_happens_every_job_ends_once(r: Redis, seed: int) -> None:
     accepted: dict[str, int] = {}
     ended: Counter[str] = Counter()
     unanswered: list[tuple[int, int]] = []
+    bound: dict[str, str] = {}
     kinds = ["complete", "failed", "aborted", "retry", "snooze", "hand_back", "update"]
     late = 0
 
@@ -645,11 +707,13 @@ def test_whatever_happens_every_job_ends_once(r: Redis, seed: int) -> None:
         match chance.randrange(12):
             case 0 | 1 | 2:
                 key = f"k{chance.randrange(step + 1)}" if chance.random() < 0.3 else f"k{step}"
-                options = {"priority": chance.choice([0, 0, -5, 9])}
+                options: dict[str, Any] = {"priority": chance.choice([0, 0, -5, 9])}
                 if chance.random() < 0.2:
                     options["due"] = int(time.time() * 1000) + chance.randrange(20)
+                options["mode"] = chance.choice(MODES)
                 if r.enqueue(key, **options) == [1]:
                     accepted[key] = accepted.get(key, 0) + 1
+                    bound[key] = options["mode"]
             case 3 | 4:
                 chance.choice(workers).claim(chance.randrange(1, 6))
             case 5 | 6 | 7:
@@ -693,6 +757,8 @@ def test_whatever_happens_every_job_ends_once(r: Redis, seed: int) -> None:
                         late += 1
         if step % 200 == 0:
             check_invariants(r, accepted)
+        if step % 10 == 0:
+            check_bonds(r, bound)
 
     deadline = time.monotonic() + 60
     while r.client.zcard(LAYOUT.incomplete):
@@ -716,6 +782,25 @@ def test_whatever_happens_every_job_ends_once(r: Redis, seed: int) -> None:
     assert not doubled
     assert late > 10
     check_invariants(r, accepted)
+    assert r.client.exists(*map(LAYOUT.key, ("locks", "bonds", "turns", "parked", "group:g", "group:h"))) == 0
+
+
+MODES = ["new", "new", "new", UNIQUE, UNTIL_STARTED + "g", ALONE, "new - 0 0 h"]
+
+
+def check_bonds(r: Redis, bound: dict[str, str]) -> None:
+    """Of a group one job runs, and a lock is held by the one job that has to hold it."""
+    states = {
+        LAYOUT.job_key(job_id.decode()): state
+        for job_id, state in r.client.zrange(LAYOUT.incomplete, 0, -1, withscores=True)
+    }
+    running = Counter(bound[key].rpartition(" ")[2] for key, state in states.items() if state < 0)
+    assert running["g"] <= 1
+    assert running["h"] <= 1
+    unique = [key for key in states if bound[key] == UNIQUE]
+    assert len(unique) <= 1
+    holder = r.client.hget(LAYOUT.key("locks"), "a" * 32)
+    assert holder == (f"0 {LAYOUT.job_id(unique[0])}".encode() if unique else None)
 
 
 def check_invariants(r: Redis, accepted: dict[str, int]) -> None:
@@ -727,7 +812,8 @@ def check_invariants(r: Redis, accepted: dict[str, int]) -> None:
         if state is None:
             assert record["status"] in ("complete", "failed", "aborted")
         elif state == 0:
-            assert waiting[key] >= 1, "queued, and in no list"
+            parked = r.client.zscore(LAYOUT.key("parked"), LAYOUT.job_id(key)) is not None
+            assert waiting[key] >= 1 or parked, "queued, and in no list"
             assert record["status"] == "queued"
         elif state < 0:
             assert int(-state) // TOKENS in leased, "active without an owner"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
@@ -20,7 +21,9 @@ from litestar_tasks import (
     CallNext,
     Constant,
     CurrentJob,
+    Debounce,
     Discard,
+    Exclusive,
     Exponential,
     Firing,
     JobHandle,
@@ -30,10 +33,13 @@ from litestar_tasks import (
     Registry,
     Retry,
     ScheduleState,
+    Secret,
     Snooze,
     Task,
     TaskQueues,
     TasksConfig,
+    Throttle,
+    Unique,
     enqueue_many,
     track,
 )
@@ -55,6 +61,19 @@ async def bare(ctx: Context, *, user_id: int) -> dict[str, str]:
 @task(queue="emails", timeout=30)
 async def called(ctx: Context, /, user_id: int, *, name: str = "x") -> str:
     return ""
+
+
+@task(unique=Unique(by=("user_id",), until="started", window=timedelta(hours=1)), exclusive=True)
+async def lone(*, user_id: int) -> str:
+    return ""
+
+
+@task(debounce=Debounce(5, by=lambda arguments: arguments["user_id"], max_wait=timedelta(minutes=1)))
+async def late(*, user_id: int) -> None: ...
+
+
+@task(throttle=Throttle(60, by="user_id"))
+async def rare(*, user_id: int) -> None: ...
 
 
 @task
@@ -80,6 +99,26 @@ def sync(ctx: Context, n: int) -> float:
 @task(queue="cpu")
 def sync_without_context(n: int) -> float:
     return 1.0
+
+
+@task
+def sync_bare(n: int, /, *, name: str = "") -> str:
+    return name
+
+
+@task(queue="cpu")
+def sync_called(ctx: Context, *, n: int) -> float:
+    return 1.0
+
+
+@task
+def sync_injected(n: int, *, session: AsyncSession = INJECTED) -> int:
+    return n
+
+
+@task(timeout=3)
+async def injected_with_context(ctx: Context, n: int, *, session: AsyncSession = INJECTED) -> str:
+    return ""
 
 
 @task
@@ -163,12 +202,20 @@ async def enqueueing(unknown: Any) -> None:
     assert_type(await called.using(delay=1).using(key="k").enqueue(1), JobHandle[str])
     assert_type(called.bind(1), Call[str])
     assert_type(await called.bind(1).using(delay=3).enqueue(), JobHandle[str])
+    assert_type(await called.using(unique=True, exclusive=Exclusive(by="user_id")).enqueue(1), JobHandle[str])
+    assert_type(await lone.enqueue(user_id=1), JobHandle[str])
+    assert_type((await late.using(debounce=None, throttle=timedelta(hours=1)).enqueue(user_id=1)).deduplicated, bool)
     assert_type(without_context.bind(1).enqueue_sync(), JobHandle[int])
     assert_type(await without_context.enqueue(1), JobHandle[int])
     assert_type(await injected.enqueue(payment_id=UUID(int=1)), JobHandle[UUID])
     assert_type(await with_job.enqueue(n=1), JobHandle[int])
     assert_type(await sync.enqueue(1), JobHandle[float])
     assert_type(await sync_without_context.enqueue(n=1), JobHandle[float])
+    assert_type(await sync_bare.enqueue(1, name="x"), JobHandle[str])
+    assert_type(await sync_called.enqueue(n=1), JobHandle[float])
+    assert_type(await sync_injected.using(timeout=3).enqueue(1), JobHandle[int])
+    assert_type(await injected_with_context.enqueue(1), JobHandle[str])
+    assert_type(injected_with_context.bind(n=1).enqueue_sync(), JobHandle[str])
     assert_type(await without_arguments.enqueue(), JobHandle[None])
     assert_type(await context_only.enqueue(), JobHandle[None])
     assert_type(await untyped_data.enqueue(data={"x": 1}), JobHandle[dict[str, Any]])
@@ -230,6 +277,29 @@ def reading_in_thread(rows: list[str], *, job: CurrentJob = INJECTED) -> int:
     return sum(len(row) for row in track(rows, job))
 
 
+@dataclass
+class Account:
+    name: str
+    password: Secret[str]
+    keys: list[Secret[bytes]] = field(default_factory=list[bytes])
+
+
+@task
+async def log_in(*, password: Secret[str], pin: Secret[int] | None = None, account: Account) -> Secret[str]:
+    assert_type(password, str)
+    assert_type(pin, int | None)
+    assert_type(account.password, str)
+    return password.upper()
+
+
+async def with_secrets() -> None:
+    account = Account("ada", "hunter2")
+    assert_type(await log_in.enqueue(password="hunter2", account=account), JobHandle[str])
+    assert_type(await (await log_in.enqueue(password="x", pin=7, account=account)).result(), str)
+    assert_type(await log_in(password="x", account=account), str)
+    assert_type(log_in.bind(password="x", account=account), Call[str])
+
+
 config = TasksConfig(registry=registry, lifespan=[resources, more], middleware=[around], on_enqueue=[before])
 
 
@@ -249,6 +319,8 @@ async def calling() -> None:
     assert_type(await without_context(1), int)
     assert_type(sync({}, 1), float)
     assert_type(sync_without_context(1), float)
+    assert_type(sync_bare(1), str)
+    assert_type(sync_called({}, n=1), float)
     await context_only({})
     assert_type(bare.__name__, str)
 

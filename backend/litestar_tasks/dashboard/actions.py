@@ -9,6 +9,8 @@ from litestar.exceptions import HTTPException
 from saq.job import TERMINAL_STATUSES
 
 from litestar_tasks.dashboard.asking import asking, find_job
+from litestar_tasks.job import ENDS
+from litestar_tasks.queues.locks import lock_of
 
 if TYPE_CHECKING:
     from litestar import Request
@@ -40,6 +42,11 @@ async def retry(visit: Visit, queue: TaskQueue, key: str) -> str:
     job = await find_job(queue, key)
     async with asking(queue):
         accepted = await queue.rerun(job.key)
+        locked = not accepted and lock_of(job) is not None and await queue.status(job.key) in ENDS
+    if locked:
+        raise conflict(
+            f"Job {job.key!r} is unique, and another one like it waits or runs. It can be retried once that has ended."
+        )
     if not accepted:  # where it had ended when it was read, somebody else was faster
         raise conflict(
             f"Job {job.key!r} runs already."

@@ -109,9 +109,11 @@ def read_fields(
         stored: The payload that the form began with. Defaults to None: none.
 
     Raises:
-        PayloadError: A text that is no JSON where JSON is asked for, or a hidden part that is not there any more.
+        PayloadError: A text that is no JSON where JSON is asked for, a hidden part that is not there any more, or one
+            that was encrypted with a key that this process does not have.
     """
     masked = _masked(task, redactor, stored or {})
+    known = task.opened(stored) if stored else {}
     payload: dict[str, Any] = {}
     for parameter in task.parameters:
         if parameter.kind is not Kind.PAYLOAD or (text := given.get(parameter.name)) is None:
@@ -119,13 +121,13 @@ def read_fields(
         text = text.replace("\r\n", "\n")
         before = masked.get(parameter.name)
         if parameter.name in masked and text == typed(before, parameter.annotation).replace("\r\n", "\n"):
-            payload[parameter.name] = (stored or {})[parameter.name]
+            payload[parameter.name] = known[parameter.name]
             continue
         if not text and not (parameter.required and _takes_text(parameter.annotation)):
             continue
         value = _value(task.name, parameter.name, text, parameter.annotation)
         if parameter.name in masked:
-            value = _unmasked(value, before, (stored or {})[parameter.name])
+            value = _unmasked(value, before, known[parameter.name])
         if _holds_mask(value):
             raise PayloadError(
                 task.name,

@@ -61,7 +61,7 @@ async def copy(visit: Visit, queue: TaskQueue, key: str, payload: Mapping[str, A
         visit, queue, "job %r (task %r, queue %r) was enqueued anew as %r with other arguments",
         record.key, record.function, queue.label, submission.job.key,
     )  # fmt: skip
-    return JobHandle(queue, submission.job.key)
+    return JobHandle(queue, submission.job.key, deduplicated=submission.deduplicated)
 
 
 def links(visit: Visit, ids: list[str]) -> list[tuple[str, str]]:
@@ -121,7 +121,8 @@ async def _copy(visit: Visit, label: str, key: str) -> Answer:
             error=visit.redactor.text(str(error)), live=False,
         )  # fmt: skip
     return answers.redirect(
-        visit.place.link("queues", label, "jobs", handle.id.removeprefix(queue.job_id(""))), flash=("enqueued",)
+        visit.place.link("queues", label, "jobs", handle.id.removeprefix(queue.job_id(""))),
+        flash=("known" if handle.deduplicated else "enqueued",),
     )
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
+from litestar_tasks.keyring import is_sealed
 from litestar_tasks.redaction import MASK, masked_end, masked_text
 
 __all__ = ("Redactor", "printable")
@@ -97,7 +98,7 @@ class _Budget:
         if self._left <= 0 or depth > _DEEPEST:
             return "…"
         if isinstance(value, Mapping):
-            return self._mapping(value, depth)
+            return MASK if is_sealed(value) else self._mapping(value, depth)
         if isinstance(value, (list, tuple, set, frozenset)):
             return self._items(cast("Iterable[Any]", value), depth)
         if value is None or isinstance(value, (bool, int, float)):

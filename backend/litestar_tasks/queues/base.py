@@ -6,7 +6,7 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from os import urandom
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -19,6 +19,7 @@ from saq.utils import now
 from litestar_tasks.correlation import CORRELATION, correlation_id
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.job import ENDS, Event, JobSpec, JobStatus, Submission, event_of, status_of
+from litestar_tasks.queues.locks import LOCK
 from litestar_tasks.queues.operations import Operations
 from litestar_tasks.queues.reports import WorkerReport, read_reports
 from litestar_tasks.queues.schedules import ScheduleStore
@@ -135,6 +136,10 @@ class TaskQueue(Queue, Operations):
             setattr(job, name, value)
         if job.queue is not None and job.queue.name != self.name:
             raise ValueError(f"job {job.key!r} belongs to queue {job.queue.name!r}, not to {self.name!r}")
+        registry = cast("Registry | None", self.registry)  # a queue of jobs alone has none
+        task = registry.find_task(job.function) if registry is not None else None
+        if task is not None and task.payload.secrets and job.kwargs:
+            job.kwargs = dict(task.sealed(job.kwargs))
         job.queue = self
         job.queued = now()
         job.status = Status.QUEUED
@@ -179,6 +184,8 @@ class TaskQueue(Queue, Operations):
         meta = dict(spec.meta)
         if (known := correlation_id.get()) is not None:
             meta.setdefault(CORRELATION, known)
+        if spec.lock is not None:
+            meta[LOCK] = asdict(spec.lock)
         job = Job.__new__(Job)  # its __init__ would set 25 fields; most have their default, which the class has, too
         job.__dict__ = {
             "function": spec.task,
@@ -194,6 +201,8 @@ class TaskQueue(Queue, Operations):
             "status": Status.QUEUED,
             "meta": meta,
         }
+        if spec.group is not None:
+            job.group_key = spec.group
         return job
 
     @abstractmethod

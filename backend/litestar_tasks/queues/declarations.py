@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Mapping
+from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,6 +19,7 @@ from litestar_tasks.exceptions import (
     UnknownQueueError,
     UnknownTaskError,
 )
+from litestar_tasks.options import seconds
 from litestar_tasks.queues.schedule_records import CallOptions, ScheduleRecord, fields_of, moment_of
 
 if TYPE_CHECKING:
@@ -173,9 +175,15 @@ class Declarations:
 
     def _payload(self, id: str, task: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         try:
-            return self._registry.get_task(task).payload.encode((), kwargs)
+            known = self._registry.get_task(task)
+            payload = known.payload.encode((), kwargs)
         except PayloadError as error:
             raise InvalidScheduleError(f"schedule {id!r}: its kwargs do not fit: {error}") from error
+        if known.sealed(payload) != payload:
+            raise InvalidScheduleError(
+                f"schedule {id!r}: its kwargs hold a secret, which a schedule does not keep; let the task look it up"
+            )
+        return payload
 
     def _check_stored(self, schedule: Schedule) -> None:
         """Refuse stored arguments that the task of this release does not take."""
@@ -192,7 +200,12 @@ class Declarations:
 def _call_of(registry: Registry, schedule: Schedule, payload: Mapping[str, Any]) -> CallOptions:
     task = registry.get_task(schedule.task)
     spec = task.stored_spec(payload, {})
+    debounce = task.option("debounce")
     return CallOptions(
+        lock={**asdict(spec.lock), "deadline": 0} if spec.lock is not None else None,
+        group=spec.group,
+        delay=seconds(debounce.delay) if debounce else 0,
+        put_off=seconds(debounce.max_wait) if debounce and debounce.max_wait else 0,
         max_attempts=spec.max_attempts,
         ttl=spec.ttl,
         priority=spec.priority,

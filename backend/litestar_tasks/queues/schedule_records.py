@@ -12,6 +12,7 @@ import msgspec
 from litestar_tasks.exceptions import InvalidScheduleError
 from litestar_tasks.job import JobSpec
 from litestar_tasks.schedule import Schedule
+from litestar_tasks.uniqueness import Lock
 
 __all__ = ("CallOptions", "Last", "Note", "Override", "ScheduleRecord", "fields_of", "milliseconds", "moment_of")
 
@@ -57,6 +58,10 @@ class CallOptions(msgspec.Struct, frozen=True, omit_defaults=True):
     priority: int = 0
     meta: dict[str, Any] = {}
     expires: float | None = None
+    lock: dict[str, Any] | None = None
+    group: str | None = None
+    delay: float = 0
+    put_off: float = 0
 
 
 class ScheduleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -174,6 +179,9 @@ class ScheduleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         meta = {**self.call.meta, "schedule": {"id": schedule.id, "firing": slot}}
         if self.call.expires is not None:
             meta["expires"] = round(now / 1000 + self.call.expires, 3)
+        call, lock = self.call, None
+        if call.lock is not None:
+            lock = Lock(**{**call.lock, "deadline": now / 1000 + call.put_off if call.put_off else 0})
         return JobSpec(
             task=schedule.task,
             kwargs=schedule.kwargs,
@@ -182,6 +190,9 @@ class ScheduleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
             max_attempts=self.call.max_attempts,
             ttl=self.call.ttl,
             priority=self.call.priority,
+            run_at=moment_of(now) + timedelta(seconds=call.delay) if call.delay else None,
+            lock=lock,
+            group=call.group,
             meta=meta,
         )
 

@@ -7,17 +7,17 @@ import contextvars
 import logging
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from litestar_tasks.correlation import CORRELATION, correlation_id
 from litestar_tasks.current import CurrentJob
-from litestar_tasks.exceptions import PayloadError
+from litestar_tasks.exceptions import ConfigurationError, PayloadError
 from litestar_tasks.middleware import Middleware, call_through
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
-from litestar_tasks.redaction import masked_end, masked_text
+from litestar_tasks.redaction import HIDDEN, masked_end, masked_start, masked_text, spellings
 from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, pause_after
 from litestar_tasks.worker.deadlines import Deadlines
 
@@ -106,8 +106,8 @@ class Execution:
         # For this attempt alone: it has an asyncio task, and so a context, of its own.
         correlation_id.set(job.meta.get(CORRELATION) if job.meta else None)
         try:
-            args, kwargs = task.payload.decode(job.kwargs)
-        except PayloadError as error:
+            args, kwargs = task.payload.decode(_readable(task, job) if task.payload.secrets else job.kwargs)
+        except (PayloadError, ConfigurationError) as error:
             return Outcome(Settlement.QUARANTINED, error=str(error))
         if task.takes_context:
             args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
@@ -127,7 +127,7 @@ class Execution:
                 await current.close()
         try:
             return Outcome(Settlement.COMPLETE, result=task.encode_result(value))
-        except (TypeError, ValueError, RecursionError) as error:
+        except (TypeError, ValueError, RecursionError, ConfigurationError) as error:
             # The work is done: to run it again would do it twice.
             text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
             logger.error("%s (job %s)", text, job.id)
@@ -195,6 +195,14 @@ class Execution:
             raise
         finally:
             self.in_thread.discard(job.token)
+
+
+def _readable(task: AnyTask, job: ClaimedJob) -> Mapping[str, Any]:
+    """The payload with its secrets decrypted, which nothing shows that is written of this attempt."""
+    opened = task.opened(job.kwargs)
+    if (secrets := task.payload.secrets) is not None:
+        HIDDEN.set(spellings(secrets.texts(opened)))
+    return opened
 
 
 def _expired(job: ClaimedJob) -> Outcome | None:
@@ -284,11 +292,11 @@ def _traceback(error: Exception) -> str:
 
 def _line(error: Exception) -> str:
     # Not str(error), which is the task's code and may raise.
-    return masked_text(traceback.format_exception_only(error)[0].strip()[:_LINE])
+    return masked_start(traceback.format_exception_only(error)[0].strip(), _LINE)
 
 
 def _because(reason: str) -> str:
-    return f": {masked_text(reason[:_LINE])}" if reason else ""
+    return f": {masked_start(reason, _LINE)}" if reason else ""
 
 
 def _unknown_task(job: ClaimedJob) -> Outcome:

@@ -182,7 +182,7 @@ class Worker(StockWorker):
             except BrokerError:
                 continue  # said and paced by the queue
             for job in claimed:
-                attempt = self._attempts[job.token] = _Attempt(job, self._seats.take())
+                attempt = self._attempts[job.token] = _Attempt(job, self._seats.take(job.group_key))
                 attempt.task = asyncio.create_task(self._run(attempt), name=job.function)
 
     async def _run(self, attempt: _Attempt) -> None:

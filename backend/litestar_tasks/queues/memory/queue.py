@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -19,6 +20,7 @@ from saq.utils import now
 from litestar_tasks.job import JobStatus, Submission, status_of
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.compatible import CompatibleQueue
+from litestar_tasks.queues.locks import lock_of
 from litestar_tasks.queues.memory.operations import MemoryOperations
 from litestar_tasks.queues.memory.schedules import MemorySchedules
 from litestar_tasks.queues.memory.state import State
@@ -28,6 +30,7 @@ from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
+    from litestar_tasks.uniqueness import Lock
 
 __all__ = ("MemoryQueue",)
 
@@ -97,11 +100,29 @@ class MemoryQueue(CompatibleQueue):
         known = state.waits(job.key) or job.key in self._active
         if known or (once and job.key in state.records):
             return Submission(cast("Job", await self.job(job.key)), deduplicated=True)
-        self._write(job)
-        state.revive(job.key)
-        state.make_wait(job.key, job.priority, until=job.scheduled)
-        await self._notify()
+        lock = lock_of(job)
+        if lock is not None and (holder := state.locks.holder(lock)) is not None:
+            if lock.debounce:
+                await self._replace(job, lock, *holder)
+            found = await self.job(holder[0])
+            return Submission(found or Job(job.function, queue=self, key=holder[0]), deduplicated=True)
+        await self._keep_waiting(job, lock)
         return Submission(job)
+
+    async def _keep_waiting(self, job: Job, lock: Lock | None) -> None:
+        self._write(job)
+        self._state.revive(job.key)
+        self._state.leave(job.key)
+        self._state.locks.take(job.key, lock, job.group_key)
+        self._state.make_wait(job.key, job.priority, until=job.scheduled)
+        await self._notify()
+
+    async def _replace(self, job: Job, lock: Lock, key: str, deadline: float) -> None:
+        """Give a job that waits the arguments of a later call, and put it off."""
+        job.key = key
+        if deadline:
+            job.scheduled = cast("int", min(job.scheduled, deadline))  # SAQ says int, and means seconds
+        await self._keep_waiting(job, replace(lock, deadline=deadline))
 
     # The reader's side
 
@@ -301,7 +322,8 @@ class MemoryQueue(CompatibleQueue):
             return []
         state.start_due()
         claimed: list[ClaimedJob] = []
-        for key in state.queued.take(limit):
+        for key in self._admitted(limit):
+            state.locks.start(key)
             document = self._load(state.records[key])
             document.pop("queue")
             job = ClaimedJob(**document, queue=self)
@@ -312,6 +334,15 @@ class MemoryQueue(CompatibleQueue):
             state.active.put(key, job.token)
             claimed.append(job)
         return claimed
+
+    def _admitted(self, limit: int) -> list[str]:
+        state = self._state
+        if not state.locks.grouped:
+            return state.queued.take(limit)
+        keys = state.locks.admitted(state.queued.keys(), self._active, limit)
+        for key in keys:
+            state.queued.drop(key)
+        return keys
 
     def _release(self, key: str) -> None:
         del self._active[key]

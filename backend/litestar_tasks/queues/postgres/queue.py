@@ -127,7 +127,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         )
         self._operator = PostgresOperations(self, label, self._reader, self._announcer, self._terms.limits)
         self._operations = self._operator
-        self.schedules = PostgresSchedules(self.name, label, self._reader, self._announcer, self._producer.statement)
+        self.schedules = PostgresSchedules(self.name, label, self._reader, self._announcer, self._producer.store_within)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 

@@ -75,7 +75,7 @@ class PostgresSchedules(ScheduleStore):
         label: Its label, for errors.
         link: The connection.
         announcer: Tells workers that there are jobs.
-        statement: What stores a job: a statement and its parameters.
+        store: Stores a job within a transaction.
     """
 
     def __init__(
@@ -84,12 +84,12 @@ class PostgresSchedules(ScheduleStore):
         label: str,
         link: Link,
         announcer: Announcer,
-        statement: Callable[[Job], tuple[str, dict[str, Any]]],
+        store: Callable[[Connection, Job], Awaitable[None]],
     ) -> None:
         self._name = name
         self._label = label
         self._announcer = announcer
-        self._statement = statement
+        self._store = store
         self._link = link
 
     async def look(self, limit: int) -> Look:
@@ -117,7 +117,7 @@ class PostgresSchedules(ScheduleStore):
                     rows = await execute(connection, _READ, parameters)
                     return (rows[0][0] if rows else None) == new
                 if job is not None:
-                    await execute(connection, *self._statement(job))
+                    await self._store(connection, job)
                 return True
 
         swapped = await self._run(work)

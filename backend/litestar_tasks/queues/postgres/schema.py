@@ -108,6 +108,27 @@ CREATE TABLE litestar_tasks_minutes (
 """,
     ),
     (
+        "locks",
+        """\
+ALTER TABLE litestar_tasks_jobs
+    ADD COLUMN lock text,                 -- what calls that are alike have in common; null: it takes none
+    ADD COLUMN lock_until_start boolean NOT NULL DEFAULT false,  -- it is given up when the job starts, not when it ends
+    ADD COLUMN put_off_until timestamptz; -- calls that replace its arguments put it off at most to then; null: for ever
+CREATE UNIQUE INDEX litestar_tasks_locks ON litestar_tasks_jobs (queue, lock)
+    WHERE lock IS NOT NULL AND status IN ('queued', 'active');
+
+-- For how long a job stands for calls that are alike, whatever becomes of it.
+CREATE TABLE litestar_tasks_windows (
+    queue text NOT NULL,
+    lock text NOT NULL,
+    key text NOT NULL,
+    expires timestamptz NOT NULL,
+    PRIMARY KEY (queue, lock)
+);
+CREATE INDEX litestar_tasks_closing ON litestar_tasks_windows (queue, expires);
+""",
+    ),
+    (
         "schedules, and the releases that declare them",
         """\
 CREATE TABLE litestar_tasks_schedules (

@@ -43,7 +43,7 @@ _STORE: Final = f"""
 ON CONFLICT (queue, key) DO UPDATE SET
     job = excluded.job, status = 'queued', priority = excluded.priority, group_key = excluded.group_key,
     scheduled = excluded.scheduled, expire_at = NULL, position = excluded.position, task = excluded.task,
-    tag = excluded.tag, attempts = excluded.attempts, enqueued = now(), {_LET_GO}, losses = 0,
+    tag = excluded.tag, attempts = excluded.attempts, enqueued = now(), {_LET_GO}, losses = 0, lock = NULL,
     max_losses = excluded.max_losses, abort = NULL, ended = NULL, quarantined = false
 WHERE {JOBS}.status NOT IN ('queued', 'active') AND (NOT %(once)s OR {JOBS}.expire_at <= now())
 """
@@ -65,6 +65,45 @@ FROM unnest(%(keys)s::text[], %(jobs)b::bytea[], %(priorities)s::int[], %(group_
     AS new (key, job, priority, group_key, due, max_losses, attempts, task, tag, number)
 ORDER BY number
 {_STORE} RETURNING key
+"""
+
+LOCK_OUT: Final = "SELECT pg_advisory_xact_lock(number) FROM unnest(%(numbers)s::bigint[]) AS number"
+
+STANDING: Final = f"""
+SELECT key FROM {JOBS} WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[])
+    AND (status IN ('queued', 'active') OR (%(once)s AND {_KEPT}))
+"""
+
+HOLDERS: Final = f"""
+SELECT lock, key, extract(epoch FROM put_off_until)::float8 FROM {JOBS}
+WHERE queue = %(queue)s AND lock = ANY (%(locks)s::text[]) AND status IN ('queued', 'active')
+"""
+
+OPEN_WINDOWS: Final = """
+SELECT lock, key FROM litestar_tasks_windows
+WHERE queue = %(queue)s AND lock = ANY (%(locks)s::text[]) AND expires > now()
+"""
+
+BIND: Final = f"""
+UPDATE {JOBS} AS job SET lock = new.lock, lock_until_start = new.until_start,
+    put_off_until = to_timestamp(new.deadline)
+FROM unnest(%(keys)s::text[], %(locks)s::text[], %(until_starts)s::bool[], %(deadlines)s::float8[])
+    AS new (key, lock, until_start, deadline)
+WHERE job.queue = %(queue)s AND job.key = new.key
+"""
+
+WINDOWS: Final = """
+INSERT INTO litestar_tasks_windows (queue, lock, key, expires)
+SELECT %(queue)s, lock, key, now() + seconds * interval '1 second'
+FROM unnest(%(locks)s::text[], %(keys)s::text[], %(windows)s::float8[]) AS new (lock, key, seconds)
+ON CONFLICT (queue, lock) DO UPDATE SET key = excluded.key, expires = excluded.expires
+"""
+
+REPLACE: Final = f"""
+UPDATE {JOBS} SET job = %(job)b, priority = %(priority)s, group_key = %(group_key)s, max_losses = %(max_losses)s,
+    tag = %(tag)s, scheduled = CASE WHEN %(due)s::float8 > extract(epoch FROM now())
+        THEN to_timestamp(%(due)s::float8) END
+WHERE queue = %(queue)s AND key = %(key)s AND status = 'queued'
 """
 
 NOTIFY: Final = "SELECT pg_notify(channel, payload) FROM unnest(%s::text[], %s::text[]) AS said (channel, payload)"
@@ -164,7 +203,7 @@ WITH picked AS MATERIALIZED (
     ) AS ordered WHERE group_key IS NULL OR nth = 1
 ), claimed AS (
     UPDATE {JOBS} AS job SET status = 'active', owner = %(owner)s, token = chosen.token, started = now(),
-        worker = %(worker)s
+        worker = %(worker)s, lock = CASE WHEN job.lock_until_start THEN NULL ELSE job.lock END
     FROM chosen WHERE job.queue = %(queue)s AND job.key = chosen.key
     RETURNING job.token, job.key, job.job
 )
@@ -325,6 +364,12 @@ DELETE FROM {JOBS} WHERE queue = %(queue)s AND key IN (
 ) RETURNING 1
 """
 
+CLOSED_WINDOWS: Final = """
+DELETE FROM litestar_tasks_windows WHERE queue = %(queue)s AND lock IN (
+    SELECT lock FROM litestar_tasks_windows WHERE queue = %(queue)s AND expires <= now() LIMIT %(limit)s
+) AND expires <= now() RETURNING 1
+"""
+
 FORGET_WORKERS: Final = "DELETE FROM litestar_tasks_workers WHERE expire_at <= now()"
 FORGET_MINUTES: Final = """
 DELETE FROM litestar_tasks_minutes WHERE queue = %(queue)s AND minute < %(first)s
@@ -374,11 +419,14 @@ SELECT
 # Their documents were read before; one whose row has changed since is left.
 RERUN: Final = f"""
 UPDATE {JOBS} AS job SET job = new.job, status = 'queued', position = {_TAIL}, attempts = 0, losses = 0,
-    scheduled = NULL, enqueued = now(), ended = NULL, expire_at = NULL, quarantined = false
-FROM unnest(%(keys)s::text[], %(statuses)s::text[], %(positions)s::bigint[], %(jobs)b::bytea[])
-    AS new (key, status, position, job)
+    scheduled = NULL, enqueued = now(), ended = NULL, expire_at = NULL, quarantined = false,
+    lock = new.lock, put_off_until = NULL
+FROM unnest(%(keys)s::text[], %(statuses)s::text[], %(positions)s::bigint[], %(jobs)b::bytea[], %(locks)s::text[])
+    AS new (key, status, position, job, lock)
 WHERE job.queue = %(queue)s AND job.key = new.key AND job.status = new.status AND job.position = new.position
     AND job.status NOT IN ('queued', 'active')
+    AND NOT EXISTS (SELECT FROM {JOBS} AS holder
+        WHERE holder.queue = %(queue)s AND holder.lock = new.lock AND holder.status IN ('queued', 'active'))
 RETURNING job.key
 """
 

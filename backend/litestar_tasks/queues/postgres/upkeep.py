@@ -13,6 +13,7 @@ from litestar_tasks.queues.postgres.connection import Connection, execute
 from litestar_tasks.queues.postgres.statements import (
     BEAT,
     BOUNDARY,
+    CLOSED_WINDOWS,
     ENDED,
     EXPIRED,
     EXTEND,
@@ -170,6 +171,7 @@ class Upkeep(Patrol):
             self._consumer.has_ended = busy  # another one does; whether it saw what ended here is not known
             return
         await self._remove(EXPIRED, {})
+        await self._remove(CLOSED_WINDOWS, {})
         for status, keep in (
             ("complete", self._terms.limits.complete),
             ("failed", self._terms.limits.others),

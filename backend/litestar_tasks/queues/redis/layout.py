@@ -18,6 +18,13 @@
 ``saq:<name>:pulse``            string   when somebody last renewed; ``guard`` exists while nobody is recovered
 ``saq:<name>:aborts``           hash     id to reason (JSON), of running jobs that are to be aborted
 ``saq:<name>:losses``           hash     id to the number of workers that were lost with it
+``saq:<name>:locks``            hash     lock to its holder: see ``common.lua``, also for the next five
+``saq:<name>:window:<lock>``    string   the job that stands for all that are alike until the string expires
+``saq:<name>:bonds``            hash     id to the lock that it holds and the group that it is in, if any
+``saq:<name>:turns``            hash     group to the one of its jobs that runs, or is next
+``saq:<name>:parked``           zset     queued jobs that wait for others of their groups; of one group in
+                                         ``group:<group>``
+``saq:<name>:parkings``         int      how many jobs were set aside so far
 ``saq:<name>:complete``         zset     finished jobs by the moment (ms) of their end; likewise ``failed``,
                                          ``aborted`` and ``quarantined`` (which is also in ``failed``)
 ``saq:<name>:retrying``         zset     of the jobs that wait until a moment, those that have failed before

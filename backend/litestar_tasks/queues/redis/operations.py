@@ -34,7 +34,7 @@ from litestar_tasks.queues.operations import (
 )
 from litestar_tasks.queues.redis.connection import ANSWER_TIMEOUT, never_sent
 from litestar_tasks.queues.redis.lua import LIMIT, Script
-from litestar_tasks.queues.redis.producer import max_losses_of
+from litestar_tasks.queues.redis.producer import max_losses_of, terms_of
 from litestar_tasks.queues.redis.reasons import reason_of
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ class RedisOperations(Operations):
                 digest = hashlib.sha1(document, usedforsecurity=False).hexdigest().encode()
                 begin_anew(job)
                 new = records.encode(job)
-            args += (job_id, digest, new, job.priority, max_losses_of(job))
+            args += (job_id, digest, new, job.priority, max_losses_of(job), terms_of(job, anew=True) if new else "")
             size += len(document)
             if size > _BYTES:
                 done, args, size = done + sum(await self._run(_RERUN, *args)), [], 0

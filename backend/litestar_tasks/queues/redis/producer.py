@@ -14,6 +14,7 @@ from saq.job import Job
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.job import Submission
 from litestar_tasks.queues import records
+from litestar_tasks.queues.locks import lock_anew, lock_of
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.redis.batching import Batcher
 from litestar_tasks.queues.redis.connection import never_sent
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.redis.durability import Guarantee
     from litestar_tasks.queues.redis.layout import Layout
 
-__all__ = ("Producer", "max_losses_of")
+__all__ = ("Producer", "max_losses_of", "terms_of")
 
 _ENQUEUE: Final = Script("enqueue")
 _PAUSE: Final = 0.05
@@ -46,6 +47,8 @@ class _Entry:
     moment: int
     max_losses: int
     mode: str
+    terms: str = ""
+    """Which lock it takes, and which group it is in, as the script reads it; empty for most."""
     flying: bool = False
     """Whether a round trip that it is part of is under way."""
     sent: bool = False
@@ -153,6 +156,7 @@ class Producer:
             moment=int(job.scheduled * 1000) if job.scheduled > 0 else 0,
             max_losses=max_losses_of(job),
             mode="once" if once else "new",
+            terms=terms_of(job),
         )
         if earlier is not None:
             entry.repeat()
@@ -235,7 +239,7 @@ class Producer:
                 entry.moment,
                 entry.job.priority,
                 entry.max_losses,
-                entry.mode,
+                f"{entry.mode} {entry.terms}" if entry.terms else entry.mode,
             )
         return args
 
@@ -305,9 +309,14 @@ class Producer:
             reason = reason_of(error) if isinstance(error, RedisError) else str(error)
             raise QueueUnavailableError(self._label, reason, job_id=job_id, maybe_enqueued=True) from error
 
-    def _submission(self, entry: _Entry, answer: bytes | int) -> Submission:
+    def _submission(self, entry: _Entry, answer: bytes | int | list[bytes]) -> Submission:
         if isinstance(answer, int):
             return Submission(entry.job)
+        if isinstance(answer, list):
+            job_id, answer = answer
+            key = self._layout.job_key(job_id.decode())
+            if key != entry.job.key:
+                return Submission(self._stored(entry.job, key, answer), deduplicated=True)
         try:
             stored = records.restore(Job, entry.job.get_queue(), answer)
         except records.UndecodableError:
@@ -318,6 +327,14 @@ class Producer:
             entry.job.kwargs,
         )
         return Submission(entry.job if ours else stored, deduplicated=not ours)
+
+    def _stored(self, wanted: Job, key: str, document: bytes) -> Job:
+        """The job that stands for another one; no more than its key where its record is gone, or can't be read."""
+        queue = wanted.get_queue()
+        try:
+            return records.restore(Job, queue, document, key=key)
+        except records.UndecodableError:
+            return Job(function=wanted.function, queue=queue, key=key)
 
     def _unavailable(self, entries: Sequence[_Entry], reason: str) -> QueueUnavailableError:
         doubtful = [entry for entry in entries if entry.sent or entry.flying]
@@ -336,3 +353,17 @@ def max_losses_of(job: Job) -> int:
     if not (meta := job.meta):
         return 0
     return 1 if meta.get("at_most_once") else meta.get("max_losses", 0)
+
+
+def terms_of(job: Job, *, anew: bool = False) -> str:
+    """The lock that a job takes and the group that it is in, as the scripts read them; empty where it has neither.
+
+    Args:
+        job: The job.
+        anew: Whether it has ended, and is to be run again; see ``lock_anew``. Defaults to False.
+    """
+    lock, group = lock_anew(job) if anew else lock_of(job), job.group_key or ""
+    if lock is None:
+        return f"- 0 0 {group}" if group else ""
+    letter = "d" if lock.debounce else {"finished": "f", "started": "s", "enqueued": "-"}[lock.until]
+    return f"{letter}{lock.name} {round(lock.window * 1000)} {round(lock.deadline * 1000)} {group}"

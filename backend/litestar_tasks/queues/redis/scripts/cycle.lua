@@ -40,7 +40,7 @@ if count > 0 then
   local aborts = exceptions('aborts', ids)
   local ended, by_status = {}, {complete = {}, failed = {}, aborted = {}, quarantined = {}}
   local head, tail, entries, again = {}, {}, {}, {}
-  local settled = {}
+  local settled, later = {}, {}
   for k = 1, count do
     local at, id = HEADER + 1 + (k - 1) * STRIDE, ids[k]
     local kind, document, number = ARGV[at], ARGV[at + 3], tonumber(ARGV[at + 4])
@@ -73,6 +73,7 @@ if count > 0 then
       if kind == 'hand_back' then
         head[#head + 1] = id
       else
+        later[#later + 1] = id
         if number > 0 then
           entries[#entries + 1] = due_score(now + number)
           if kind == 'retry' then
@@ -92,6 +93,7 @@ if count > 0 then
   if #ended > 0 then
     call('ZREM', incomplete, unpack(ended))
     for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ended) end
+    unbind(ended)
     for _, id in ipairs(by_status.quarantined) do call('ZADD', prefix .. 'quarantined', now, id) end
     index('complete', by_status.complete, now, keep)
     index('failed', by_status.failed, now, keep_failed)
@@ -99,6 +101,8 @@ if count > 0 then
   end
   if #entries > 0 then call('ZADD', incomplete, unpack(entries)) end
   if #again > 0 then call('ZADD', prefix .. 'retrying', unpack(again)) end
+  local waiting = exceptions('bonds', later)
+  if waiting then binding().stand_back(later, waiting) end
   push('RPUSH', tail)
   if #head > 0 then
     local newest_first = {}
@@ -127,11 +131,13 @@ local function take(key)
     local heads = call('LPOP', key, wanted)
     if not heads then return true end
     popped = popped + #heads
-    local states = call('ZMSCORE', incomplete, unpack(heads))
+    local states, bonds = call('ZMSCORE', incomplete, unpack(heads)), exceptions('bonds', heads)
     for k = 1, #heads do
       if states[k] == '0' and not seen[heads[k]] then
         seen[heads[k]] = true
-        claimed[#claimed + 1] = heads[k]
+        if not (bonds and bonds[k]) or binding().admit(heads[k], bonds[k]) then claimed[#claimed + 1] = heads[k] end
+      elseif not states[k] and bonds and bonds[k] then
+        unbind({heads[k]})  -- a stock tool took it out
       end
     end
     if #heads < wanted then return true end
@@ -178,6 +184,7 @@ if #entries > 0 then call('ZADD', incomplete, unpack(entries)) end
 if #orphans > 0 then
   call('ZREM', incomplete, unpack(orphans))
   for _, name in ipairs({'losses', 'prio', 'max_losses'}) do forget(name, orphans) end
+  unbind(orphans)
 end
 local lengths, bytes = packed(texts)
 return {1, now, wait, #orphans, refused, lengths, bytes}
