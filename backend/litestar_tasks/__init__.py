@@ -42,6 +42,7 @@ from litestar_tasks.exceptions import (
     UnknownQueueError,
     UnknownTaskError,
 )
+from litestar_tasks.follow_ups import ERROR, RESULT
 from litestar_tasks.job import Event, JobHandle, JobOutcome, JobSpec, JobStatus, LogLine
 from litestar_tasks.middleware import CallNext, EnqueueHook, Middleware
 from litestar_tasks.options import EnqueueOptions, RegistryOptions, TaskOptions
@@ -57,7 +58,9 @@ from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContex
 from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 
 __all__ = (
+    "ERROR",
     "INJECTED",
+    "RESULT",
     "AnyTask",
     "Backoff",
     "BrokerError",

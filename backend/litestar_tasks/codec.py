@@ -10,7 +10,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 from msgspec import inspect as types
 
-__all__ = ("Codec", "Hooks", "UnstorableTypeError", "json_size", "split_path", "unstorable", "walk")
+__all__ = ("Codec", "Hooks", "UnstorableTypeError", "could_become", "json_size", "split_path", "unstorable", "walk")
 
 T = TypeVar("T")
 
@@ -79,6 +79,15 @@ def unstorable(annotation: Any, hooks: Hooks) -> type | None:
         if isinstance(node, types.CustomType) and not hooks.storable(node.cls):
             return node.cls
     return None
+
+
+def could_become(source: Any, target: Any) -> bool:
+    """Whether any value of one type, stored as JSON, can be read back as the other; by the outermost forms alone."""
+    try:
+        made, read = _forms(types.type_info(source)), _forms(types.type_info(target), read=True)
+    except (TypeError, NameError):
+        return True  # what is wrong with them is said elsewhere
+    return made is None or read is None or bool(made & read)
 
 
 class Codec(Generic[T]):
@@ -284,6 +293,50 @@ def _tree(annotation: Any) -> list[types.Type]:
         return walk(types.type_info(annotation))
     except (TypeError, NameError) as error:
         raise UnstorableTypeError(str(error)) from error
+
+
+_FORMS: Final[Sequence[tuple[tuple[type, ...], set[str], set[str]]]] = (
+    ((types.NoneType,), {"null"}, {"null"}),
+    ((types.BoolType,), {"bool"}, {"bool"}),
+    ((types.IntType,), {"int"}, {"int"}),
+    ((types.FloatType,), {"float"}, {"float", "int"}),
+    ((types.DecimalType,), {"str"}, {"str", "float", "int"}),
+    (
+        (
+            types.StrType,
+            types.BytesType,
+            types.UUIDType,
+            types.DateTimeType,
+            types.DateType,
+            types.TimeType,
+            types.TimeDeltaType,
+        ),
+        {"str"},
+        {"str"},
+    ),
+    (
+        (types.ListType, types.SetType, types.FrozenSetType, types.VarTupleType, types.TupleType, types.NamedTupleType),
+        {"array"},
+        {"array"},
+    ),
+    ((types.DictType, types.TypedDictType, types.DataclassType), {"object"}, {"object"}),
+)
+"""The JSON forms in which values of types are stored, and from which they are read."""
+
+
+def _forms(node: types.Type, *, read: bool = False) -> set[str] | None:
+    """The JSON forms of a type's values; None where it does not tell."""
+    if isinstance(node, types.Metadata):
+        return _forms(node.type, read=read)
+    if isinstance(node, types.UnionType):
+        parts = [_forms(one, read=read) for one in node.types]
+        return None if None in parts else {form for part in parts for form in part or ()}
+    if isinstance(node, types.StructType):
+        return {"array" if node.array_like else "object"}
+    for kinds, made, taken in _FORMS:
+        if isinstance(node, kinds):
+            return taken if read else made
+    return None
 
 
 def _takes_none(node: types.Type) -> bool:

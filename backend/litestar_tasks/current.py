@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from litestar_tasks.correlation import CORRELATION
 from litestar_tasks.exceptions import JobError
+from litestar_tasks.follow_ups import PARENT
 from litestar_tasks.job import LOG, MESSAGE, JobHandle, JobQueue
 from litestar_tasks.redaction import without_known
 
@@ -64,6 +65,15 @@ class CurrentJob(JobHandle[Any]):
     def meta(self) -> dict[str, Any]:
         """What travels with the job beside its payload, such as what an ``on_enqueue`` hook has added. A copy."""
         return dict(self._job.meta or {})
+
+    @property
+    def parent_id(self) -> str | None:
+        """The id of the job that this one follows; None where it was not enqueued as a follow-up.
+
+        ``registry.job(id)`` makes a handle of it, for as long as its record is kept.
+        """
+        found = (self._job.meta or {}).get(PARENT)
+        return found if isinstance(found, str) else None
 
     @property
     def fencing_token(self) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cached_property
 from types import SimpleNamespace
@@ -18,6 +18,7 @@ from saq.types import Context
 
 from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, split_path, unstorable
 from litestar_tasks.exceptions import DeclarationError, DependencyError, InvalidTaskError, PayloadError
+from litestar_tasks.follow_ups import Placeholder
 from litestar_tasks.secret import Secrets, secrets_of
 
 __all__ = ("INJECTED", "Kind", "Parameter", "Payload", "read_parameters")
@@ -137,6 +138,9 @@ class Payload:
     ) -> None:
         self._task = task
         self._limit = limit
+        self._hooks = hooks
+        self._parameters = parameters
+        self._partly: dict[frozenset[str], Payload] = {}
         self._fields = [parameter for parameter in parameters if parameter.kind is Kind.PAYLOAD]
         self._names = frozenset(field.name for field in self._fields)
         self._required = frozenset(field.name for field in self._fields if field.required)
@@ -193,6 +197,34 @@ class Payload:
                 "and pass its id, or raise the task's payload_limit",
             )
         return stored
+
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """``encode`` for a call that may have placeholders among its arguments: whole arguments, not parts of them.
+
+        Returns:
+            What is known of the payload, and by the names of the other arguments what they stand for.
+
+        Raises:
+            PayloadError: As ``encode``.
+        """
+        try:
+            return self.encode(args, kwargs), {}
+        except PayloadError:
+            if not any(isinstance(value, Placeholder) for value in (*args, *kwargs.values())):
+                raise
+        values = self._by_name(args, kwargs)
+        self._check_names(values)
+        takes = {name: value.name for name, value in values.items() if isinstance(value, Placeholder)}
+        known = frozenset(takes)
+        if known not in self._partly:
+            parameters = [replace(one, required=one.required and one.name not in known) for one in self._parameters]
+            self._partly[known] = Payload(self._task, parameters, self._hooks, limit=self._limit)
+        rest = {name: value for name, value in values.items() if name not in takes}
+        return self._partly[known].encode((), rest), takes
+
+    def annotation(self, name: str) -> Any:
+        """What an argument has to be."""
+        return next(field.annotation for field in self._fields if field.name == name)
 
     def decode(self, stored: Mapping[str, Any] | None) -> tuple[list[Any], dict[str, Any]]:
         """Restore a stored payload as the arguments of the function: by position where they must be, else by name.

@@ -43,6 +43,7 @@ class QueueOptions(TypedDict, total=False):
     """The settings of one queue in ``Registry.queue_configs``; see ``QueueConfig``."""
 
     concurrency: int
+    processes: int | None
     shutdown_grace_period_s: int | None
     keep_complete: int
     keep_failed: int

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
 import os
 import re
@@ -35,6 +36,7 @@ TOKENS = 2**27
 """Fencing tokens of one incarnation, in the scores of the jobs that are claimed."""
 _OF_UNFINISHED = frozenset(
     {"incomplete", "losses", "prio", "max_losses", "aborts", "bonds", "locks", "turns", "parked", "group"}
+    | {"follows", "owed"}
 )
 TALLY = pytest.StashKey[dict[str, list[str]]]()
 
@@ -214,6 +216,13 @@ class Field:
         client: Any = self.server.client
         ids = [job_id.decode() for queue in QUEUES for job_id in client.zrange(f"saq:{queue}:failed", 0, -1)]
         return {job_id.rpartition(":")[2]: client.get(job_id).decode() for job_id in ids}
+
+    def children(self) -> Counter[str]:
+        """How many follow-ups each job has, by its key."""
+        client: Any = self.server.client
+        records = [json.loads(client.get(name)) for name in client.scan_iter("saq:job:*", count=1000)]
+        parents = [record["meta"]["parent"] for record in records if "parent" in record.get("meta", {})]
+        return Counter(parent.rpartition(":")[2] for parent in parents)
 
     def leftovers(self) -> list[str]:
         """What the server still holds about jobs although all of them have an outcome."""

@@ -68,6 +68,25 @@ async def test_every_job_reaches_its_end_though_workers_are_killed_at_random(fie
     field.counts["jobs failed by a third kill"] = len(poison)
 
 
+async def test_every_job_is_followed_once_though_workers_are_killed_at_random(field: Field) -> None:
+    """Kills meet workers between the end of a job and its follow-ups, of which one goes to another queue."""
+    field.start_workers(3)
+    keys: list[str] = []
+    parent = work.using(on_success=[work.bind(seconds=0), send.bind(seconds=0)], max_losses=1_000)
+    for _ in range(times(5, 150)):
+        keys += accept(field, await enqueue_many(parent.bind(seconds=0.005 * chance.random()) for _ in range(200)))
+        await asyncio.sleep(0.3 + chance.random() / 2)
+        await field.kill_beside_another(chance.choice(field.living))
+        field.start_worker()
+    await field.until(
+        lambda: not field.unfinished() and not field.leftovers(), seconds=90, what="an outcome of every job"
+    )
+    assert set(keys) <= field.ends().keys()
+    children = field.children()
+    assert {key: children[key] for key in keys if children[key] != 2} == {}
+    field.counts["follow-ups"] = children.total()
+
+
 async def test_a_job_that_must_not_start_twice_does_not_though_its_workers_are_killed_and_stopped(
     field: Field,
 ) -> None:
@@ -290,11 +309,12 @@ async def test_a_lock_never_outlives_the_workers_of_its_job(field: Field) -> Non
     keys: list[str] = []
     for _ in range(times(4, 60)):
         unique = work.using(unique=True, max_losses=50)
-        first = await unique.enqueue(seconds=0.5)
+        await field.until(lambda: sum(one.is_up() for one in field.living) > 1, seconds=60, what="two workers at work")
+        first = await unique.enqueue(seconds=2)
         keys += accept(field, [first])
         await field.until(lambda key=keys[-1]: key in field.starts(), seconds=30, what="the start of the job")
-        await field.kill_beside_another(next(one for one in field.living if one.pid == field.starts()[keys[-1]][0].pid))
-        again = await unique.enqueue(seconds=0.5)
+        field.kill(next(one for one in field.living if one.pid == field.starts()[keys[-1]][0].pid))
+        again = await unique.enqueue(seconds=2)
         assert (again.id, again.deduplicated) == (first.id, True)
         field.start_worker(GRACE="0")
         assert await again.result(timeout=60) == "done"

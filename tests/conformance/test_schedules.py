@@ -246,6 +246,22 @@ async def test_a_hundred_firings_wait_and_older_ones_are_skipped(shop: Shop, clo
     assert (await shop.book.state("report")).skips >= 1
 
 
+async def test_a_firing_of_a_unique_task_is_left_out_while_one_like_it_waits(shop: Shop, clock: Clock) -> None:
+    @shop.registry.task(unique=True, exclusive=True)
+    async def sync() -> None: ...
+
+    await shop.declare("sync", every=timedelta(minutes=1), overlap="allow").start()
+    for _ in range(3):
+        await clock.step(minutes=1)
+        await shop.fire()
+    assert await shop.fired() == ["sync@20260302T120100Z"]
+    assert (await record(shop.queue, "sync@20260302T120100Z")).group_key is not None
+    await shop.end_all()
+    await clock.step(minutes=1)
+    await shop.fire()
+    assert await shop.fired() == ["sync@20260302T120400Z"]
+
+
 # Jitter, start and end
 
 

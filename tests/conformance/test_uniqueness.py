@@ -339,6 +339,37 @@ async def test_a_debounced_job_that_was_aborted_is_not_replaced(queue: TaskQueue
     assert await stored(queue, debounced(2, delay=600)) != key
 
 
+async def test_the_last_of_debounced_calls_always_runs_though_workers_start_the_job_at_any_moment(
+    make: MakeQueue,
+) -> None:
+    queue = await make()
+    hand = await Hand(queue).open()
+    keys: set[str] = set()
+    ran: dict[str, int] = {}
+    last = 150
+
+    async def produce() -> None:
+        for number in range(last + 1):
+            keys.add((await queue.submit(debounced(number, delay=random.random() / 50))).job.key)
+            await asyncio.sleep(random.random() / 50)
+
+    async def work() -> None:
+        while last not in ran.values():
+            for job in await queue.claim(2):
+                assert job.kwargs is not None
+                assert job.key not in ran, "started twice"
+                ran[job.key] = job.kwargs["i"]
+                await hand.end(job)
+
+    async with asyncio.timeout(60), asyncio.TaskGroup() as tasks:
+        tasks.create_task(produce())
+        tasks.create_task(work())
+    assert ran.keys() == keys
+    assert list(ran.values()) == sorted(ran.values())
+    assert len(ran) > 5, "some of them were started meanwhile"
+    assert await queue.count("incomplete") == 0
+
+
 # Run again by an operator
 
 

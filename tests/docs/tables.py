@@ -99,19 +99,20 @@ def options_by_level() -> str:
     shared = declared(options, "SharedOptions")
     of_registries = declared(options, "RegistryOptions")
     of_tasks, of_calls = declared(options, "TaskOptions"), declared(options, "EnqueueOptions")
+    of_both = declared(options, "FollowUpOptions")
     of_schedules = [*arguments(Registry.schedule), *declared(schedule, "RecurrenceOptions")]
     both = {option.name for option in declared(schedule, "ScheduleOptions")}
     names = {option.name for option in declared(registry, "QueueOptions")}
     of_queues = [option for option in declared(queue_config, "QueueConfig") if option.name in names]
     levels = {
         "registry": [*shared, *of_registries],
-        "task": [*shared, *of_registries, *of_tasks],
+        "task": [*shared, *of_registries, *of_tasks, *of_both],
         "schedule": [*of_schedules, *(option for option in shared if option.name in both)],
-        "call": [*shared, *of_calls],
+        "call": [*shared, *of_calls, *of_both],
         "config": of_queues,
     }
     rows = []
-    for option in (*of_tasks, *shared, *of_registries, *of_calls, *of_schedules, *of_queues):
+    for option in (*of_tasks, *shared, *of_registries, *of_both, *of_calls, *of_schedules, *of_queues):
         marks = ["yes" if option in levels[level] else "" for level in LEVELS]
         rows.append([code(option.name), code(option.type), prose(option.default), *marks, prose(option.meaning)])
     return markdown(["option", "type", "default", *LEVELS, "what it says"], rows)

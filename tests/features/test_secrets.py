@@ -22,6 +22,7 @@ from saq.job import Job
 from saq.types import Context
 
 from litestar_tasks import (
+    RESULT,
     ConfigurationError,
     CurrentJob,
     Discard,
@@ -171,6 +172,33 @@ class TestEverywhere:
         assert Account("ada", f"{HUNTER} 5", [f"{HUNTER} 6"]) in seen
         assert "hunter2" not in caplog.text
         assert "refused '***'" in caplog.text
+
+    async def test_follow_ups_hand_them_on_and_nobody_else_reads_them(self, broker: Broker, run: Run) -> None:
+        seen: list[tuple[str, str]] = []
+        registry = Registry("test", allow_local=True)
+
+        @registry.task
+        async def use(*, token: Secret[str], pin: Secret[str]) -> None:
+            seen.append((token, pin))
+
+        after = use.bind(token=RESULT, pin=f"{HUNTER} pin")
+
+        @registry.task(on_success=after)
+        async def issue(*, user: str) -> Secret[str]:
+            return f"{HUNTER} {user}"
+
+        async with run(registry, secret_keys=[KEY]) as plugin:
+            await issue.enqueue(user="ada")
+            await issue.using(delay=3600).enqueue(user="later")
+            await issue.using(on_success=[after, after.using(delay=3600)]).enqueue(user="bob")
+            deadline = asyncio.get_running_loop().time() + 20
+            while len(seen) < 2:
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.02)
+            raw = broker.raw(plugin, "default")
+            assert b"follow_ups" in raw, "the broker was not read"
+            assert b"hunter2" not in raw
+        assert sorted(seen) == [(f"{HUNTER} {user}", f"{HUNTER} pin") for user in ("ada", "bob")]
 
     async def test_a_job_of_a_key_that_was_retired_is_quarantined_and_says_so(
         self, run: Run, registry: Registry

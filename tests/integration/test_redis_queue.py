@@ -504,6 +504,27 @@ async def test_a_waiter_for_what_never_was_is_told_so(app: RedisQueue) -> None:
     assert await app.wait("never", 0) is None
 
 
+async def test_a_waiter_listens_to_its_own_job_alone(
+    app: RedisQueue, redis_url: str, make_queue: MakeQueue, server: Server
+) -> None:
+    """Neither to other jobs of the queue, nor to those of a queue whose name begins like its own."""
+    namesake = make_queue(redis_url, label="default2")
+    await app.submit(spec(key="k"))
+    waiting = asyncio.create_task(app.wait("k", 20))
+    channels: Any = server.client.pubsub_channels
+    await eventually(lambda: channels() == [b"saq:job:default:k"])
+    for queue in (app, namesake):
+        for number in range(300):
+            await queue.submit(spec(number, key=f"other{number}"))
+            await queue.cancel(f"other{number}", "not wanted")
+    assert channels() == [b"saq:job:default:k"]
+    assert server.client.pubsub_numpat() == 0
+    assert app._announcements.channels == 1
+    assert await app.cancel("k", "not wanted")
+    assert (ended := await waiting) is not None
+    assert ended.error == "not wanted"
+
+
 async def test_a_wait_ends_with_its_time(app: RedisQueue) -> None:
     await app.submit(spec(key="k"))
     for timeout in (0, 0.2):

@@ -51,9 +51,9 @@ class Redis:
         return self.client.eval(SCRIPTS[name].source, 1, LAYOUT.incomplete, LAYOUT.prefix, *args)
 
     def enqueue(self, *keys: str, due: int = 0, priority: int = 0, max_losses: int = 0, mode: str = "new") -> list[Any]:
-        args: list[Any] = []
+        args: list[Any] = [""]
         for key in keys:
-            args += (LAYOUT.job_id(key), document(key), due, priority, max_losses, mode)
+            args += (LAYOUT.job_id(key), document(key), due, priority, max_losses, 0, mode)
         return self.run("enqueue", *args)
 
     def worker(self, lease: int = LEASE) -> Worker:
@@ -298,13 +298,14 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
 @pytest.mark.parametrize(
     ("name", "args"),
     [
-        ("enqueue", ("id", "doc", 0, 0, 0)),
-        ("enqueue", ("id", "doc", "soon", 0, 0, "new")),
-        ("enqueue", ("id", "doc", 0, 0.5, 0, "new")),
-        ("enqueue", ("id", "doc", 0, 0, -1, "new")),
-        ("enqueue", ("id", "doc", 0, 0, 0, "maybe")),
-        ("enqueue", ("id", "doc", 0, 0, 0, "new") * (LIMIT + 1)),
-        ("enqueue", ("id", "doc", 0, 0, 0, "new", "", "doc", 0, 0, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0, 0, 0)),
+        ("enqueue", ("", "id", "doc", "soon", 0, 0, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0.5, 0, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0, -1, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0, 0, 0, "maybe")),
+        ("enqueue", ("", *("id", "doc", 0, 0, 0, 0, "new") * (LIMIT + 1))),
+        ("enqueue", ("", "id", "doc", 0, 0, 0, 0, "new", "", "doc", 0, 0, 0, 0, "new")),
+        ("enqueue", ("",)),
         ("cycle", ("1:u", LIMIT + 1, 1, '"w"', 0, 1, 1, 1)),
         ("cycle", ("1:u", 1, "x", '"w"', 0, 1, 1, 1)),
         ("cycle", ("nobody", 1, 1, '"w"', 0, 1, 1, 1)),
@@ -320,19 +321,19 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
         ("abort", ('"r"', 1, 1, "", "")),
         ("abort", ("", 1, 1, "id", "")),
         ("abort", ('"r"', 1, 1)),
-        ("page", ("complete", "-inf", "+inf", 1, "", "", 201, 1)),
+        ("page", ("complete", "-inf", "+inf", 1, "", "", 501, 1)),
         ("page", ("complete", "x", "+inf", 1, "", "", 1, 1)),
         ("lanes", (1, "", 0, "", 0, 0, 1)),
         ("delete", ("", "id")),
-        ("rerun", ("id", "", "", "x", 0)),
-        ("rerun", ("id", "", "", "x", 0, "")),
-        ("rerun", ("id", "", "", 0, 0, "x")),
-        ("enqueue", ("id", "{}", 0, 0, 0, "new ")),
-        ("enqueue", ("id", "{}", 0, 0, 0, "new f")),
-        ("enqueue", ("id", "{}", 0, 0, 0, "new fxyz 0 0 ")),
-        ("enqueue", ("id", "{}", 0, 0, 0, "new fa -1 0 ")),
-        ("enqueue", ("id", "{}", 0, 0, 0, "old fa 0 0 ")),
-        ("enqueue", ("id", "{}", 0, 0, 0, " fa 0 0 ")),
+        ("rerun", ("id", "", "", "x", 0, 0)),
+        ("rerun", ("id", "", "", "x", 0, 0, "")),
+        ("rerun", ("id", "", "", 0, 0, 0, "x")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new f")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new fxyz 0 0 ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new fa -1 0 ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "old fa 0 0 ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, " fa 0 0 ")),
         ("purge", (201,)),
         ("tally", (1, "f", "x")),
         ("register", ("", 1, "w")),
@@ -378,6 +379,24 @@ def test_a_lost_worker_leaves_its_jobs_at_the_head_oldest_first(r: Redis) -> Non
     assert not lost.settle("complete", "k000")
     assert r.client.hgetall(LAYOUT.key("losses"))[LAYOUT.job_id("k000").encode()] == b"1"
     assert r.client.zscore(LAYOUT.key("leases"), lost.holder) is None
+
+
+def test_a_call_of_recovery_takes_a_bounded_part_of_what_a_worker_left(r: Redis) -> None:
+    """The server answers nobody else meanwhile, so what a call does may not grow with what there is."""
+    keys = [f"k{number}" for number in range(5 * LIMIT)]
+    for start in range(0, len(keys), LIMIT):
+        r.enqueue(*keys[start : start + LIMIT])
+    lost, finder = r.worker(), r.worker()
+    while len(lost.held) < len(keys):
+        assert lost.claim(LIMIT)
+    r.expire(lost)
+    r.unguard()
+    taken, more = [], 1
+    while more:
+        count, more, *_ = finder.recover()
+        taken.append(count)
+    assert max(taken) <= LIMIT
+    assert sum(taken) == len(keys) == r.lists().total()
 
 
 def test_a_healthy_worker_is_never_recovered(r: Redis) -> None:
@@ -624,6 +643,21 @@ def test_a_group_goes_on_though_stock_tools_took_its_jobs_out(r: Redis) -> None:
     assert worker.settle("complete", "a")
     r.client.zrem(LAYOUT.incomplete, LAYOUT.job_id("c"))  # while it was to be next
     assert worker.claim(5) + worker.claim(5) == ["d"]
+
+
+def test_a_group_whose_holder_was_taken_out_goes_on_with_the_next_look_at_lost_workers(r: Redis) -> None:
+    worker = r.worker()
+    r.enqueue(*"abc", mode=ALONE)
+    assert worker.claim(5) == ["a"]
+    r.client.zrem(LAYOUT.incomplete, LAYOUT.job_id("a"))  # while it ran
+    assert worker.claim(5) == []
+    worker.recover()
+    assert worker.claim(5) == ["b"]
+    worker.recover()
+    assert worker.claim(5) == []
+    r.client.delete(LAYOUT.key("turns"))
+    worker.recover()
+    assert worker.claim(5) == ["c"]
 
 
 def test_a_claim_whose_answer_was_lost_keeps_its_turn(r: Redis) -> None:

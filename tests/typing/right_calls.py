@@ -15,7 +15,9 @@ from saq.types import Context
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from litestar_tasks import (
+    ERROR,
     INJECTED,
+    RESULT,
     Backoff,
     Call,
     CallNext,
@@ -170,6 +172,10 @@ async def retried(*, n: int) -> int:
     raise Discard("gone")
 
 
+@task(on_failure=without_context.bind(1, name=ERROR))
+async def watched() -> None: ...
+
+
 @task(backoff=lambda attempt: attempt**2, expires=60, payload_limit=1_000, result_limit=1_000)
 async def squared() -> None: ...
 
@@ -227,6 +233,10 @@ async def enqueueing(unknown: Any) -> None:
     assert_type(registry.job("id"), JobHandle[Any])
     assert_type(await retried.using(expires=timedelta(hours=1), max_attempts=1).enqueue(n=1), JobHandle[int])
     assert_type(await (await retried.enqueue(n=1)).outcome(timeout=3), JobOutcome[int])
+    followed = retried.using(on_success=without_context.bind(RESULT), on_failure=[bare.bind(user_id=1)])
+    assert_type(await followed.enqueue(n=1), JobHandle[int])
+    patient_call = retried.using(backoff=Constant(5), retry_on=OSError, discard_on=(KeyError,))
+    assert_type(await patient_call.enqueue(n=1), JobHandle[int])
     assert_type((await (await retried.enqueue(n=1)).outcome()).result, int | None)
     assert_type(await (await squared.using(expires=None).enqueue()).outcome(), JobOutcome[None])
     by_hand: Task[[int], int] = task(plain)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from litestar_tasks import Constant, Snooze, Throttle, Unique
+from litestar_tasks import Snooze, Throttle, Unique
 from tests.typing.right_calls import (
     Account,
     bare,
@@ -61,7 +61,10 @@ async def wrong() -> None:
     task(retry_on="OSError")  # wrong: a name is no exception
     task(retry_on=[OSError])  # wrong: a list is no tuple
     task(discard_on=KeyboardInterrupt)  # wrong: what ends the process is no outcome
-    await called.using(backoff=Constant(1)).enqueue(1)  # wrong: a policy is the task's, not a call's
+    await called.using(backoff=60).enqueue(1)  # wrong: a pause alone is no policy
+    await called.using(on_success=7).enqueue(1)  # wrong: no call
+    await called.using(on_failure=[bare]).enqueue(1)  # wrong: a task that is not bound
+    task(executor="fork")  # wrong: no such executor
     await called.using(expires="1h").enqueue(1)  # wrong: a text for a duration
     await log_in.enqueue(password=7, account=Account("ada", "x"))  # wrong: a number for a secret text
     Account("ada", 7)  # wrong: a number for a secret text

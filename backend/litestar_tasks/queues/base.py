@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
@@ -17,8 +18,10 @@ from saq.queue.base import Queue
 from saq.utils import now
 
 from litestar_tasks.correlation import CORRELATION, correlation_id
-from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
+from litestar_tasks.exceptions import BrokerError, QueueUnavailableError, UnknownQueueError
+from litestar_tasks.follow_ups import FOLLOW_UPS
 from litestar_tasks.job import ENDS, Event, JobSpec, JobStatus, Submission, event_of, status_of
+from litestar_tasks.queues.following import apply_to_follow_ups, queues_of_follow_ups, successors
 from litestar_tasks.queues.locks import LOCK
 from litestar_tasks.queues.operations import Operations
 from litestar_tasks.queues.reports import WorkerReport, read_reports
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
 
 __all__ = ("FIELDS", "ClaimedJob", "LeaseState", "Settlement", "Submission", "TaskQueue", "WorkerHooks")
+
+logger = logging.getLogger("litestar_tasks.queues")
 
 _LOOK: Final = 1.0
 """Seconds after which a job that somebody watches is looked at, announced or not: that it starts, or is due, is not."""
@@ -102,12 +107,14 @@ class TaskQueue(Queue, Operations):
         registry: The tasks that may be enqueued by name.
         on_enqueue: What sees each call before it is stored, before the hooks of its registry and its task.
         schedules: The queue's schedules.
+        neighbours: The queues of the same broker by label, for follow-ups that go to another one.
     """
 
     label: str
     schedules: ScheduleStore
     registry: Registry
     on_enqueue: tuple[EnqueueHook, ...] = ()
+    neighbours: Mapping[str, TaskQueue] = {}
 
     # The producer's side
 
@@ -173,6 +180,10 @@ class TaskQueue(Queue, Operations):
 
     def build(self, spec: JobSpec) -> Job:
         """The record of a call, as SAQ's tools can read it, after the hooks that see calls before they are stored."""
+        self._apply_hooks(spec)
+        return self.record(spec)
+
+    def _apply_hooks(self, spec: JobSpec) -> None:
         hooks = self.on_enqueue
         registry = cast("Registry | None", self.registry)  # a queue of jobs alone has none
         if registry is not None and registry.on_enqueue:
@@ -181,6 +192,14 @@ class TaskQueue(Queue, Operations):
             spec.meta = dict(spec.meta)  # a task's specs share theirs
             for hook in hooks:
                 hook(spec)
+        if FOLLOW_UPS in spec.meta:
+            for label in queues_of_follow_ups(spec):
+                if self.neighbours and label not in self.neighbours:
+                    raise UnknownQueueError(label, self.neighbours)
+            apply_to_follow_ups(spec, self._apply_hooks)
+
+    def record(self, spec: JobSpec) -> Job:
+        """The record of a call that every hook has seen."""
         meta = dict(spec.meta)
         if (known := correlation_id.get()) is not None:
             meta.setdefault(CORRELATION, known)
@@ -204,6 +223,33 @@ class TaskQueue(Queue, Operations):
         if spec.group is not None:
             job.group_key = spec.group
         return job
+
+    def follow_ups_of(self, job: Job) -> list[tuple[TaskQueue, Job]]:
+        """What follows a job of this queue that has ended, each with the queue that it goes to.
+
+        They count as enqueued when the job ended. One for a queue that this process does not know stays in this one,
+        since any worker runs any task.
+        """
+        found: list[tuple[TaskQueue, Job]] = []
+        for label, spec in successors(job):
+            queue = self if label == self.label else self.neighbours.get(label)
+            if queue is None:
+                logger.warning(
+                    "queue %r: job %s is followed by %r in queue %r, which is not known here; it goes to this one",
+                    self.name,
+                    job.id,
+                    spec.task,
+                    label,
+                )
+                queue = self
+            record = queue.record(spec)
+            record.queued = job.completed
+            found.append((queue, record))
+        return found
+
+    async def owes(self) -> bool:
+        """Whether jobs of this queue have ended whose follow-ups are still to be enqueued, which workers do."""
+        return False
 
     @abstractmethod
     async def store(self, job: Job, *, once: bool = False) -> Submission:

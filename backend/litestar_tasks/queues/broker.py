@@ -65,6 +65,7 @@ class Broker:
         for config in queue_configs(self._config):
             queue = self._queues[config.name] = self._make(config, url or "")
             queue.on_enqueue = tuple(self._config.on_enqueue)
+            queue.neighbours = self._queues
             await queue.connect()
             self.task_queues.queues[config.name] = queue
 

@@ -9,6 +9,7 @@ import time
 import traceback
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -18,8 +19,9 @@ from litestar_tasks.exceptions import ConfigurationError, PayloadError
 from litestar_tasks.middleware import Middleware, call_through
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
 from litestar_tasks.redaction import HIDDEN, masked_end, masked_start, masked_text, spellings
-from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, pause_after
+from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, holds, pause_after, restored_backoff
 from litestar_tasks.worker.deadlines import Deadlines
+from litestar_tasks.worker.pool import UnstorableResultError
 
 if TYPE_CHECKING:
     from saq.types import Context
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
     from litestar_tasks.task import AnyTask
     from litestar_tasks.worker.dependencies import Dependencies
+    from litestar_tasks.worker.pool import ProcessPool
 
 __all__ = ("Execution", "Outcome")
 
@@ -69,6 +72,7 @@ class Execution:
         registry: The tasks.
         dependencies: What the tasks need beside their payload.
         threads: Where sync tasks run.
+        processes: Where those run that have ``executor="process"``.
         middleware: What wraps every attempt, before that of the registry and the task. Defaults to none.
     """
 
@@ -77,12 +81,14 @@ class Execution:
         registry: Registry,
         dependencies: Dependencies,
         threads: Executor,
+        processes: ProcessPool,
         middleware: Sequence[Middleware] = (),
     ) -> None:
         self._registry = registry
         self._middleware = tuple(middleware)
         self._dependencies = dependencies
         self._threads = threads
+        self._processes = processes
         self._deadlines = Deadlines()
         self.in_thread: set[int] = set()
         """Tokens of the jobs whose function is running in a thread, which nothing can stop."""
@@ -120,6 +126,8 @@ class Execution:
                 value = await call_through(chain, current, lambda: self._supplied(task, job, args, kwargs))
             else:
                 value = await self._supplied(task, job, args, kwargs)
+        except UnstorableResultError as error:
+            return _unstorable(task, job, error)
         except Exception as error:  # whatever a task raises is its outcome
             return _raised(task, job, error)
         finally:
@@ -128,10 +136,7 @@ class Execution:
         try:
             return Outcome(Settlement.COMPLETE, result=task.encode_result(value))
         except (TypeError, ValueError, RecursionError, ConfigurationError) as error:
-            # The work is done: to run it again would do it twice.
-            text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
-            logger.error("%s (job %s)", text, job.id)
-            return Outcome(Settlement.FAILED, error=text, reason="result")
+            return _unstorable(task, job, error)
 
     async def _supplied(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if not self._dependencies.needs(task):
@@ -141,12 +146,16 @@ class Execution:
 
     async def _call(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
         limit = job.timeout or None
-        if not task.is_async:
+        if task.executor == "thread":
             return await self._call_in_thread(task, job, args, kwargs, limit)
         if limit is None:
+            if task.executor == "process":
+                return task.result.decode(await self._processes.run(task, job.kwargs, nullcontext()))
             return await task.fn(*args, **kwargs)
         scope = self._deadlines.limit(limit)
         try:
+            if task.executor == "process":
+                return task.result.decode(await self._processes.run(task, job.kwargs, scope))
             with scope:
                 return await task.fn(*args, **kwargs)
         except TimeoutError as error:
@@ -205,6 +214,13 @@ def _readable(task: AnyTask, job: ClaimedJob) -> Mapping[str, Any]:
     return opened
 
 
+def _unstorable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
+    # The work is done: to run it again would do it twice.
+    text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
+    logger.error("%s (job %s)", text, job.id)
+    return Outcome(Settlement.FAILED, error=text, reason="result")
+
+
 def _expired(job: ClaimedJob) -> Outcome | None:
     expires = job.meta.get("expires")
     if job.attempts or not isinstance(expires, int | float) or time.time() < expires:
@@ -227,9 +243,9 @@ def _raised(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
     if isinstance(error, Discard):
         return _discarded(task, job, error, masked_end(error.reason, _ERROR) or "its task gave no reason")
     if not isinstance(error, Retry):
-        if isinstance(error, task.option("discard_on")):
+        if _is_one_of("discard_on", task, job, error):
             return _discarded(task, job, error, _line(error))
-        if not isinstance(error, task.option("retry_on")):
+        if not _is_one_of("retry_on", task, job, error):
             return _failed(task, job, error, "its retry_on does not hold that exception")
     attempt = job.attempts + 1
     if attempt >= job.retries:
@@ -247,6 +263,12 @@ def _raised(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
         _line(error),
     )
     return Outcome(Settlement.RETRY, error=_traceback(error), delay=delay, error_type=type(error).__name__)
+
+
+def _is_one_of(option: str, task: AnyTask, job: ClaimedJob, error: Exception) -> bool:
+    """Whether an option of the call, or else of the task, holds an exception."""
+    names = job.meta.get(option) if job.meta else None
+    return holds(names, error) if isinstance(names, list) else isinstance(error, task.option(option))
 
 
 def _failed(task: AnyTask, job: ClaimedJob, error: Exception, why: str) -> Outcome:
@@ -274,7 +296,8 @@ def _discarded(task: AnyTask, job: ClaimedJob, error: Exception, reason: str) ->
 
 def _pause(task: AnyTask, job: ClaimedJob, attempt: int) -> float:
     try:
-        return pause_after(attempt, task.option("backoff"))
+        stored = job.meta.get("backoff") if job.meta else None
+        return pause_after(attempt, task.option("backoff") if stored is None else restored_backoff(stored))
     except Exception as error:  # a policy that cannot be asked must not cost the job
         logger.error(
             "task %r: its backoff is of no use after attempt %d; the default one is taken (job %s)\n%s",

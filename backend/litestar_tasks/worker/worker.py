@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from litestar_tasks.queues.history import remember
 from litestar_tasks.queues.reports import REMEMBERED, process_report
 from litestar_tasks.worker.execution import Execution, Outcome
 from litestar_tasks.worker.meter import Meter
+from litestar_tasks.worker.pool import ProcessPool
 from litestar_tasks.worker.seats import Seat, Seats
 
 if TYPE_CHECKING:
@@ -96,7 +98,8 @@ class Worker(StockWorker):
         self.functions = {task.name: task for task in registry.get_all_tasks()}
         context: dict[str, Any] = cast("dict[str, Any]", self.context)
         context.update(dependencies.resources)
-        self._execution = Execution(registry, dependencies, self.pool, middleware)
+        self._processes = ProcessPool(config.processes or min(config.concurrency, os.cpu_count() or 1))
+        self._execution = Execution(registry, dependencies, self.pool, self._processes, middleware)
         self._meter = Meter(queue)
         self._attempts: dict[int, _Attempt] = {}  # by the claim's token: a job can come back while its thread runs
         self._slot_free = asyncio.Event()
@@ -155,6 +158,7 @@ class Worker(StockWorker):
                 await self.worker_info(ttl=1)
         await self.queue.close(keep=[attempt.job.key for attempt in self._attempts.values()])
         self.pool.shutdown(wait=False, cancel_futures=True)
+        await self._processes.close()
 
     def hurry(self) -> None:
         """End the grace period now."""

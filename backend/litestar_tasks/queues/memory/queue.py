@@ -20,6 +20,7 @@ from saq.utils import now
 from litestar_tasks.job import JobStatus, Submission, status_of
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.compatible import CompatibleQueue
+from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.locks import lock_of
 from litestar_tasks.queues.memory.operations import MemoryOperations
 from litestar_tasks.queues.memory.schedules import MemorySchedules
@@ -282,7 +283,7 @@ class MemoryQueue(CompatibleQueue):
         self._release(job.key)
         reason = self._aborts.pop(job.key, None)
         if settlement in _LISTED:
-            self._end(job, settlement)
+            await self._end(job, settlement)
         elif reason is not None:  # somebody wants it ended, and it does not run any more
             await self._end_aborted(job, reason)
         else:
@@ -350,13 +351,16 @@ class MemoryQueue(CompatibleQueue):
 
     async def _end_aborted(self, job: Job, reason: str) -> None:
         job.status, job.error, job.completed = Status.ABORTED, reason, now()
-        self._end(job, Settlement.ABORTED)
+        await self._end(job, Settlement.ABORTED)
         await self._notify()
 
-    def _end(self, job: Job, settlement: Settlement) -> None:
+    async def _end(self, job: Job, settlement: Settlement) -> None:
         states = _LISTED[settlement]
         self._write(job)
         self._state.end(job.key, states, ttl=record_ttl(job, settlement), keep=self._keep[states[0]])
+        if has_follow_ups(job):
+            for queue, successor in self.follow_ups_of(job):
+                await queue.store(successor)
 
     async def _notify(self) -> None:
         for changed in tuple(self._followers):

@@ -36,6 +36,7 @@ from litestar_tasks.queues.postgres.statements import (
 )
 from litestar_tasks.queues.postgres.upkeep import Upkeep
 from litestar_tasks.queues.presence import this_process
+from litestar_tasks.queues.relay import Relay
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
@@ -67,6 +68,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         terms: The lease, and what is kept.
         worker_id: The worker's name in records.
         hooks: How the worker is called back.
+        relay: Enqueues what follows jobs that have ended.
     """
 
     _server = "Postgres"
@@ -84,8 +86,9 @@ class Consumer(Hold[Operation, LeaseThread]):
         terms: Terms,
         worker_id: str,
         hooks: WorkerHooks,
+        relay: Relay,
     ) -> None:
-        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks)
+        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks, relay=relay)
         self._link = endpoint.link()
         self._listener = listener
         self._announcer = announcer
@@ -120,6 +123,7 @@ class Consumer(Hold[Operation, LeaseThread]):
             raise BrokerError(f"Postgres at {self._address}: {reason_of(error)}") from error
         self._lease.start()
         self._upkeep.start()
+        self._relay.start()
         self._listener.add(self._announcer.work, self._command)
 
     # Claims
@@ -340,6 +344,9 @@ class Consumer(Hold[Operation, LeaseThread]):
             if rest == str(self._owner):
                 self._spawn(self._look_for_aborts())
             return
+        if verb == "owed":
+            self._relay.tell()
+            return
         if verb == "recover":
             self._upkeep.hurry()
         self._stir.set()
@@ -369,6 +376,7 @@ class Consumer(Hold[Operation, LeaseThread]):
             await asyncio.wait(self._tasks, timeout=0.1 if self._outage.lasting else CLOSING)
             await asyncio.sleep(0)
         sent = await self._settling.close(CLOSING)
+        await self._relay.close()
         kept = {token for token, job in self._claims.items() if job.key in keep}
         released = await self._leave(kept) if sent else False
         if not kept:

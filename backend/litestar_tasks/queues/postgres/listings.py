@@ -255,8 +255,10 @@ class PostgresOperations(Operations):
                 "failed_ttl": self._limits.failed_ttl,
             },
         )
-        self._announcer.changed([(key, status) for key, status, _ in rows if status != "active"])
-        for owner in {owner for _, status, owner in rows if status == "active"}:
+        self._announcer.changed([(key, status) for key, status, *_ in rows if status != "active"])
+        if any(follows and status != "active" for *_, status, _, follows in rows):
+            self._announcer.say("owed")
+        for owner in {owner for _, status, owner, _ in rows if status == "active"}:
             self._announcer.say(f"abort {owner}")
         await self._announcer.flush()
         return len(rows)

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.postgres.connection import Connection, Link
     from litestar_tasks.uniqueness import Lock
 
-__all__ = ("Wanted", "store_locked", "store_within")
+__all__ = ("Wanted", "store_locked", "store_locked_within")
 
 _REPEATS: Final = 5
 
@@ -71,7 +71,7 @@ async def store_locked(
 
     async def work(connection: Connection) -> list[bool | str]:
         async with connection.transaction():
-            return await store_within(connection, queue, wanted, once=once, insert=insert)
+            return await store_locked_within(connection, queue, wanted, once=once, insert=insert)
 
     for _ in range(_REPEATS - 1):
         try:
@@ -81,10 +81,10 @@ async def store_locked(
     return await link.run(work, timeout=timeout)
 
 
-async def store_within(
+async def store_locked_within(
     connection: Connection, queue: str, wanted: Sequence[Wanted], *, once: bool, insert: tuple[str, dict[str, Any]]
 ) -> list[bool | str]:
-    """``store_locked`` within a transaction of the caller's."""
+    """The same as a part of somebody's transaction, which a ``UniqueViolation`` makes void."""
     return await _Storing(connection, queue, wanted, once=once, insert=insert).run()
 
 

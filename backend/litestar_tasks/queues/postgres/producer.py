@@ -13,9 +13,10 @@ from saq.job import Job
 from litestar_tasks.exceptions import BrokerError, PayloadError, QueueUnavailableError
 from litestar_tasks.job import Submission
 from litestar_tasks.queues import records
+from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.locks import lock_of
-from litestar_tasks.queues.postgres.connection import Away, execute, reason_of, rejects
-from litestar_tasks.queues.postgres.locking import Wanted, store_locked, store_within
+from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of, rejects
+from litestar_tasks.queues.postgres.locking import Wanted, store_locked, store_locked_within
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.statements import ENQUEUE_MANY, ENQUEUE_ONE, READ
 
@@ -124,15 +125,19 @@ class Producer:
                     await asyncio.gather(flight, return_exceptions=True)
         return submissions
 
-    async def store_within(self, connection: Connection, job: Job) -> None:
-        """Store a new job within a transaction of the caller's, unless another one stands for it."""
-        group = [self._entry(job, once=False)]
-        statement, parameters = _statement(self._queue.name, group)
-        if group[0].lock is None:
-            await execute(connection, statement, parameters)
-        else:
-            insert = ENQUEUE_MANY, parameters
-            await store_within(connection, self._queue.name, _wanted(group), once=False, insert=insert)
+    async def store_within(self, connection: Connection, jobs: Sequence[Job]) -> None:
+        """Store jobs as a part of somebody's transaction, but for those whose keys are taken.
+
+        Raises:
+            PayloadError: Postgres cannot hold one of them.
+            psycopg.Error: The server refuses one; the transaction is void.
+        """
+        for group in _groups([self._entry(job, once=False) for job in jobs]):
+            insert = _statement(self._queue.name, group)
+            if wanted := _wanted(group):
+                await store_locked_within(connection, self._queue.name, wanted, once=False, insert=insert)
+            else:
+                await execute(connection, *insert)
 
     async def close(self) -> None:
         """Give up what is still to be sent."""
@@ -260,14 +265,9 @@ class Producer:
         return [entry.job.key in stored for entry in group]
 
     async def _send_locked(self, group: Sequence[_Entry], parameters: dict[str, Any], timeout: float) -> list[_Answer]:
-        wanted = [
-            Wanted(entry.job, entry.lock, dict(zip(_NAMES, _row(entry), strict=True)))
-            for entry in group
-            if entry.lock is not None
-        ]
         insert = ENQUEUE_MANY, parameters
         return await store_locked(
-            self._link, self._queue.name, wanted, once=group[0].refuses_ended, insert=insert, timeout=timeout
+            self._link, self._queue.name, _wanted(group), once=group[0].refuses_ended, insert=insert, timeout=timeout
         )
 
     async def _submission(self, entry: _Entry, stored: _Answer) -> Submission:
@@ -314,8 +314,10 @@ def _groups(entries: Sequence[_Entry]) -> list[list[_Entry]]:
     return groups
 
 
-_NAMES: Final = ("key", "job", "priority", "group_key", "due", "max_losses", "attempts", "task", "tag")
-_COLUMNS: Final = ("keys", "jobs", "priorities", "group_keys", "dues", "max_losses", "attempts", "tasks", "tags")
+_NAMES: Final = ("key", "job", "priority", "group_key", "due", "max_losses", "attempts", "task", "tag", "follows")
+_COLUMNS: Final = (
+    *("keys", "jobs", "priorities", "group_keys", "dues", "max_losses", "attempts", "tasks", "tags", "follows"),
+)
 
 
 def _row(entry: _Entry) -> tuple[Any, ...]:
@@ -330,7 +332,17 @@ def _row(entry: _Entry) -> tuple[Any, ...]:
         job.attempts,
         job.function,
         tag_of(job),
+        has_follow_ups(job),
     )
+
+
+def _wanted(group: Sequence[_Entry]) -> list[Wanted]:
+    """Those of a group that take a lock: all of them, or none."""
+    return [
+        Wanted(entry.job, entry.lock, dict(zip(_NAMES, _row(entry), strict=True)))
+        for entry in group
+        if entry.lock is not None
+    ]
 
 
 def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]]:

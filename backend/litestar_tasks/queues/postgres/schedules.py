@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import psycopg
@@ -75,7 +75,7 @@ class PostgresSchedules(ScheduleStore):
         label: Its label, for errors.
         link: The connection.
         announcer: Tells workers that there are jobs.
-        store: Stores a job within a transaction.
+        store: Stores jobs within a transaction.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class PostgresSchedules(ScheduleStore):
         label: str,
         link: Link,
         announcer: Announcer,
-        store: Callable[[Connection, Job], Awaitable[None]],
+        store: Callable[[Connection, Sequence[Job]], Awaitable[None]],
     ) -> None:
         self._name = name
         self._label = label
@@ -117,7 +117,7 @@ class PostgresSchedules(ScheduleStore):
                     rows = await execute(connection, _READ, parameters)
                     return (rows[0][0] if rows else None) == new
                 if job is not None:
-                    await self._store(connection, job)
+                    await self._store(connection, [job])
                 return True
 
         swapped = await self._run(work)

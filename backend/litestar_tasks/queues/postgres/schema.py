@@ -129,6 +129,31 @@ CREATE INDEX litestar_tasks_closing ON litestar_tasks_windows (queue, expires);
 """,
     ),
     (
+        "what follows jobs that have ended",
+        """\
+ALTER TABLE litestar_tasks_jobs ADD COLUMN follows boolean NOT NULL DEFAULT false;  -- whether anything follows the job
+
+-- Records of such jobs that have ended, until what follows them is enqueued.
+CREATE TABLE litestar_tasks_owed (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    queue text NOT NULL,
+    job bytea NOT NULL
+);
+CREATE INDEX litestar_tasks_owed_of ON litestar_tasks_owed (queue, number);
+
+-- Whichever statement ends a job, this is part of it.
+CREATE FUNCTION litestar_tasks_owe() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO litestar_tasks_owed (queue, job) VALUES (NEW.queue, NEW.job);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER litestar_tasks_owe AFTER UPDATE OF status ON litestar_tasks_jobs FOR EACH ROW
+    WHEN (NEW.follows AND OLD.status IN ('queued', 'active') AND NEW.status NOT IN ('queued', 'active'))
+    EXECUTE FUNCTION litestar_tasks_owe();
+""",
+    ),
+    (
         "schedules, and the releases that declare them",
         """\
 CREATE TABLE litestar_tasks_schedules (

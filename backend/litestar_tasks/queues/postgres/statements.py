@@ -38,13 +38,13 @@ _LET_GO: Final = "owner = NULL, token = NULL, started = NULL, worker = NULL"
 
 # ---------------------------------------------------------------------------------------------------- the producer
 
-_COLUMNS: Final = "key, job, priority, group_key, scheduled, max_losses, attempts, task, tag"
+_COLUMNS: Final = "key, job, priority, group_key, scheduled, max_losses, attempts, task, tag, follows"
 _STORE: Final = f"""
 ON CONFLICT (queue, key) DO UPDATE SET
     job = excluded.job, status = 'queued', priority = excluded.priority, group_key = excluded.group_key,
     scheduled = excluded.scheduled, expire_at = NULL, position = excluded.position, task = excluded.task,
-    tag = excluded.tag, attempts = excluded.attempts, enqueued = now(), {_LET_GO}, losses = 0, lock = NULL,
-    max_losses = excluded.max_losses, abort = NULL, ended = NULL, quarantined = false
+    tag = excluded.tag, follows = excluded.follows, attempts = excluded.attempts, enqueued = now(), {_LET_GO},
+    losses = 0, lock = NULL, max_losses = excluded.max_losses, abort = NULL, ended = NULL, quarantined = false
 WHERE {JOBS}.status NOT IN ('queued', 'active') AND (NOT %(once)s OR {JOBS}.expire_at <= now())
 """
 
@@ -52,17 +52,17 @@ ENQUEUE_ONE: Final = f"""
 INSERT INTO {JOBS} (queue, status, {_COLUMNS}) VALUES (
     %(queue)s, 'queued', %(key)s, %(job)b, %(priority)s, %(group_key)s,
     CASE WHEN %(due)s::float8 > extract(epoch FROM now()) THEN to_timestamp(%(due)s::float8) END,
-    %(max_losses)s, %(attempts)s, %(task)s, %(tag)s)
+    %(max_losses)s, %(attempts)s, %(task)s, %(tag)s, %(follows)s)
 {_STORE} RETURNING 1
 """
 
 ENQUEUE_MANY: Final = f"""
 INSERT INTO {JOBS} (queue, status, {_COLUMNS})
 SELECT %(queue)s, 'queued', key, job, priority, group_key,
-    CASE WHEN due > extract(epoch FROM now()) THEN to_timestamp(due) END, max_losses, attempts, task, tag
+    CASE WHEN due > extract(epoch FROM now()) THEN to_timestamp(due) END, max_losses, attempts, task, tag, follows
 FROM unnest(%(keys)s::text[], %(jobs)b::bytea[], %(priorities)s::int[], %(group_keys)s::text[], %(dues)s::float8[],
-    %(max_losses)s::int[], %(attempts)s::int[], %(tasks)s::text[], %(tags)s::text[]) WITH ORDINALITY
-    AS new (key, job, priority, group_key, due, max_losses, attempts, task, tag, number)
+    %(max_losses)s::int[], %(attempts)s::int[], %(tasks)s::text[], %(tags)s::text[], %(follows)s::bool[])
+    WITH ORDINALITY AS new (key, job, priority, group_key, due, max_losses, attempts, task, tag, follows, number)
 ORDER BY number
 {_STORE} RETURNING key
 """
@@ -101,7 +101,7 @@ ON CONFLICT (queue, lock) DO UPDATE SET key = excluded.key, expires = excluded.e
 
 REPLACE: Final = f"""
 UPDATE {JOBS} SET job = %(job)b, priority = %(priority)s, group_key = %(group_key)s, max_losses = %(max_losses)s,
-    tag = %(tag)s, scheduled = CASE WHEN %(due)s::float8 > extract(epoch FROM now())
+    tag = %(tag)s, follows = %(follows)s, scheduled = CASE WHEN %(due)s::float8 > extract(epoch FROM now())
         THEN to_timestamp(%(due)s::float8) END
 WHERE queue = %(queue)s AND key = %(key)s AND status = 'queued'
 """
@@ -126,7 +126,7 @@ UPDATE {JOBS} SET
     expire_at = CASE status WHEN 'queued' THEN now() + %(failed_ttl)s * interval '1 second' END,
     abort = CASE status WHEN 'active' THEN %(reason)s END
 WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[]) AND status = ANY (%(statuses)s::text[])
-RETURNING key, status, owner
+RETURNING key, status, owner, follows
 """
 
 PATCH: Final = f"""
@@ -168,12 +168,14 @@ WHERE queue = %(queue)s AND owner = %(owner)s AND abort IS NOT NULL AND status =
 """
 
 # Jobs that are due go to the tail of the ready ones.
+# One at a time: of two, one could make later jobs ready, and claim them, before the other has made earlier ones ready.
 PROMOTE: Final = f"""
 WITH due AS MATERIALIZED (
     SELECT key, {_TAIL} AS place FROM (
-        SELECT key FROM {JOBS}
-        WHERE queue = %(queue)s AND status = 'queued' AND scheduled IS NOT NULL AND scheduled <= now()
-        ORDER BY scheduled, position LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        SELECT key FROM {JOBS} AS job,
+            (SELECT pg_try_advisory_xact_lock(hashtextextended('litestar_tasks_due:' || %(queue)s, 0)) AS mine) AS turn
+        WHERE mine AND queue = %(queue)s AND status = 'queued' AND scheduled IS NOT NULL AND scheduled <= now()
+        ORDER BY scheduled, position LIMIT %(limit)s FOR UPDATE OF job SKIP LOCKED
     ) AS found
 )
 UPDATE {JOBS} AS job SET scheduled = NULL, position = due.place FROM due
@@ -333,6 +335,16 @@ UPDATE {JOBS} AS job SET
 FROM lost WHERE job.queue = %(queue)s AND job.key = lost.key
 RETURNING job.status, job.key, job.token, CASE job.status WHEN 'active' THEN job.job END
 """
+
+# ---------------------------------------------------------------------------------------------------- follow-ups
+
+# What the trigger of the jobs' table has written. Whoever comes at the same time takes others.
+OWED: Final = """
+SELECT number, job FROM litestar_tasks_owed WHERE queue = %(queue)s
+ORDER BY number LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+"""
+PAID: Final = "DELETE FROM litestar_tasks_owed WHERE number = ANY (%(numbers)s::bigint[])"
+OWES: Final = "SELECT EXISTS (SELECT FROM litestar_tasks_owed WHERE queue = %(queue)s)"
 
 # ---------------------------------------------------------------------------------------------------- old records
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -39,8 +38,6 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.postgres.listener import Announcer
 
 __all__ = ("Upkeep",)
-
-logger = logging.getLogger("litestar_tasks.queues")
 
 _TAKEN: Final = 200
 _IDLE: Final = 30.0

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Collection, Iterable
 from functools import partial
@@ -24,6 +23,7 @@ from litestar_tasks.queues.redis.lease import LeaseThread
 from litestar_tasks.queues.redis.lua import LIMIT, Script
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.recovery import Recovery
+from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.redis.waiters import Announcements
 
 __all__ = ("Consumer",)
-
-logger = logging.getLogger("litestar_tasks.queues")
 
 _REGISTER: Final = Script("register")
 _RELEASE: Final = Script("release")
@@ -53,6 +51,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         terms: The lease, and what is kept.
         worker_id: The worker's name in records.
         hooks: How the worker is called back.
+        relay: Enqueues what follows jobs that have ended.
     """
 
     _server = "Redis"
@@ -69,8 +68,9 @@ class Consumer(Hold[Operation, LeaseThread]):
         terms: Terms,
         worker_id: str,
         hooks: WorkerHooks,
+        relay: Relay,
     ) -> None:
-        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks)
+        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks, relay=relay)
         self._layout = layout
         self._endpoint = endpoint
         self._announcements = announcements
@@ -113,6 +113,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         self._lease.start()
         self._cycles.start()
         self._recovery.start()
+        self._relay.start()
         self._announcements.add(self._layout.key("ctl"), self._command)
 
     # Claims
@@ -286,6 +287,8 @@ class Consumer(Hold[Operation, LeaseThread]):
             self._request_abort(int(token), reason)
         elif verb in (b"pause", b"resume"):
             self._cycles.pause(verb == b"pause")
+        elif verb == b"owed":
+            self._relay.tell()
 
     def _request_abort(self, token: int, reason: bytes) -> None:
         job = self._claims.get(token)
@@ -307,6 +310,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         self._announcements.remove(self._layout.key("ctl"), self._command)
         await self._recovery.close()
         sent = await self._cycles.close(CLOSING)
+        await self._relay.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1)
         kept = {token for token, job in self._claims.items() if job.key in keep}

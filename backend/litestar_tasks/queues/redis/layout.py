@@ -7,6 +7,9 @@
 ``saq:<name>:queued:<p>``       list     the lane of another priority; ``lanes`` is the zset of those in use
 ``saq:<name>:prio``             hash     id to priority, where it is not 0
 ``saq:<name>:max_losses``       hash     id to the losses that fail it, where it is not the queue's number
+``saq:<name>:follows``          hash     id to 1, of jobs that others follow when they have ended
+``saq:<name>:owed``             hash     records of such jobs that have ended, until what follows is enqueued, each
+                                         under a number that ``owing`` counts
 ``saq:<name>:inbox:<inc>``      list     what a worker was woken for and has not claimed yet
 ``saq:<name>:leases``           zset     ``<inc>:<uuid>`` to the moment (ms) at which the worker counts as lost
 ``saq:<name>:workers``          hash     ``<inc>:<uuid>`` to the worker's id

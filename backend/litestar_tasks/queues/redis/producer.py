@@ -14,6 +14,7 @@ from saq.job import Job
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.job import Submission
 from litestar_tasks.queues import records
+from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.locks import lock_anew, lock_of
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.redis.batching import Batcher
@@ -46,6 +47,7 @@ class _Entry:
     document: bytes
     moment: int
     max_losses: int
+    follows: int
     mode: str
     terms: str = ""
     """Which lock it takes, and which group it is in, as the script reads it; empty for most."""
@@ -139,6 +141,21 @@ class Producer:
         """A new job as ``enqueue.lua`` takes it, without the prefix."""
         return self._arguments([self._entry(job, once=False)])[1:]
 
+    async def store_again(self, job: Job) -> None:
+        """Store a job that may have been stored by an earlier call, also by another process, and may have run since."""
+        entry = self._entry(job, once=False)
+        entry.repeat()
+        await self._insist(entry, self._batcher.ask)
+
+    async def store_owed(self, owed: bytes, jobs: Sequence[Job]) -> None:
+        """Store what follows a job that has ended, in one step with the end of its being owed; see ``enqueue.lua``.
+
+        Raises:
+            RedisError: It is unknown whether it was done; it is safe to ask again.
+        """
+        args = self._arguments([self._entry(job, once=False) for job in jobs], owed)
+        await _ENQUEUE.run(self._bulk, self._layout.incomplete, args, self._deadline)
+
     async def close(self) -> None:
         """Close the connections."""
         await self._batcher.close()
@@ -155,6 +172,7 @@ class Producer:
             document=records.encode(job),
             moment=int(job.scheduled * 1000) if job.scheduled > 0 else 0,
             max_losses=max_losses_of(job),
+            follows=int(has_follow_ups(job)),
             mode="once" if once else "new",
             terms=terms_of(job),
         )
@@ -229,8 +247,8 @@ class Producer:
                 entry.flying, entry.sent = False, entry.sent or not never_sent(error)
             raise
 
-    def _arguments(self, entries: Sequence[_Entry]) -> list[bytes | str | float]:
-        args: list[bytes | str | float] = [self._layout.prefix]
+    def _arguments(self, entries: Sequence[_Entry], owed: bytes = b"") -> list[bytes | str | float]:
+        args: list[bytes | str | float] = [self._layout.prefix, owed]
         for entry in entries:
             entry.flying = True
             args += (
@@ -239,6 +257,7 @@ class Producer:
                 entry.moment,
                 entry.job.priority,
                 entry.max_losses,
+                entry.follows,
                 f"{entry.mode} {entry.terms}" if entry.terms else entry.mode,
             )
         return args

@@ -49,6 +49,8 @@ logger = logging.getLogger("litestar_tasks.queues")
 _ABORT: Final = Script("abort")
 _PATCH: Final = Script("patch")
 _PAGE: Final = 100
+_DELIVERED: Final = 10
+"""Jobs that are read together to enqueue their follow-ups: each comes with its result."""
 _OLDEST_SERVER: Final = (6, 2)
 
 
@@ -180,6 +182,38 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         """The whole name of one of the queue's keys."""
         return self._layout.key(key)
 
+    # What follows jobs that have ended
+
+    async def owes(self) -> bool:
+        """See ``TaskQueue.owes``."""
+        with self._answering():
+            return bool(await self._command("EXISTS", self._layout.key("owed")))
+
+    async def _deliver(self) -> bool:
+        """Enqueue some of what is owed.
+
+        What goes to another queue, whose keys may be on another node, is stored there first. Should this process die
+        before the rest, whoever comes after it stores it again, which the queue there recognizes.
+        """
+        owed = self._layout.key("owed")
+        with self._answering():
+            # Any of them, so that workers who look at the same time find different ones.
+            numbers = await self._command("HRANDFIELD", owed, _DELIVERED)
+            documents = await self._command("HMGET", owed, *numbers) if numbers else []
+            for number, document in zip(numbers, documents, strict=True):
+                if document is None:
+                    continue  # another one was faster
+                try:
+                    following = self.follow_ups_of(records.restore(Job, self, document))
+                except Exception as error:  # whatever a foreign record holds, the others are not to wait for it
+                    logger.error("queue %r: what follows a job cannot be read, and is given up: %s", self.name, error)
+                    following = []
+                for queue, job in following:
+                    if queue is not self:
+                        await cast("RedisQueue", queue)._producer.store_again(job)
+                await self._producer.store_owed(number, [job for queue, job in following if queue is self])
+        return bool(numbers)
+
     # The reader's side
 
     async def job(self, job_key: str) -> Job | None:
@@ -310,6 +344,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
             terms=self._terms,
             worker_id=worker_id,
             hooks=hooks,
+            relay=self._make_relay(self._terms.lease),
         )
 
     async def _claim_one(self) -> list[ClaimedJob]:

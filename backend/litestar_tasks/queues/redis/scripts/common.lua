@@ -174,9 +174,7 @@ local function binding()
     if call('ZREM', prefix .. 'parked', id) == 1 then call('ZREM', prefix .. 'group:' .. group, id) end
   end
 
-  -- Make way for the next one of a group, if this job had its turn.
-  local function pass_on(id, group)
-    if call('HGET', prefix .. 'turns', group) ~= id then return end
+  local function next_of(group)
     call('HDEL', prefix .. 'turns', group)
     while true do
       local next_one = call('ZPOPMIN', prefix .. 'group:' .. group)[1]
@@ -188,6 +186,17 @@ local function binding()
         return
       end
     end
+  end
+
+  -- Make way for the next one of a group, if this job had its turn.
+  local function pass_on(id, group)
+    if call('HGET', prefix .. 'turns', group) == id then next_of(group) end
+  end
+
+  -- Whether a job has the turn of its group; it runs, or waits to run next.
+  local function has_turn(id)
+    local state = call('ZSCORE', incomplete, id)
+    return state and tonumber(state) <= 0
   end
 
   -- These wait for a later attempt: others of their groups may run before.
@@ -219,15 +228,12 @@ local function binding()
     local letter, lock, group = bond_of(bond)
     if group ~= '' then
       local holder = call('HGET', prefix .. 'turns', group)
-      if holder and holder ~= id then
-        local state = call('ZSCORE', incomplete, holder)
-        if state and tonumber(state) <= 0 then
-          local priority = tonumber(call('HGET', prefix .. 'prio', id) or 0)
-          local place = integer(priority * 4398046511104 + call('INCR', prefix .. 'parkings'))  -- 2^42
-          call('ZADD', prefix .. 'parked', 'NX', place, id)
-          call('ZADD', prefix .. 'group:' .. group, 'NX', place, id)
-          return false
-        end
+      if holder and holder ~= id and has_turn(holder) then
+        local priority = tonumber(call('HGET', prefix .. 'prio', id) or 0)
+        local place = integer(priority * 4398046511104 + call('INCR', prefix .. 'parkings'))  -- 2^42
+        call('ZADD', prefix .. 'parked', 'NX', place, id)
+        call('ZADD', prefix .. 'group:' .. group, 'NX', place, id)
+        return false
       end
       call('HSET', prefix .. 'turns', group, id)
       unpark(id, group)
@@ -241,6 +247,23 @@ local function binding()
       end
     end
     return true
+  end
+
+  -- Let groups go on of which nobody has the turn: who had it was taken out by what knows no groups, such as a stock
+  -- tool. Some are looked at in each call.
+  local function mend(now)
+    local parked = prefix .. 'parked'
+    local from = now % call('ZCARD', parked)
+    for _, id in ipairs(call('ZRANGE', parked, math.max(0, from - LIMIT / 2), from + LIMIT / 2)) do
+      local bond = call('ZSCORE', incomplete, id) and call('HGET', prefix .. 'bonds', id)
+      if not bond then
+        call('ZREM', parked, id)
+      elseif call('ZSCORE', parked, id) then
+        local _, _, group = bond_of(bond)
+        local holder = call('HGET', prefix .. 'turns', group)
+        if not holder or not has_turn(holder) then next_of(group) end
+      end
+    end
   end
 
   -- The terms of a new job as its producer writes them: letter, lock, window (ms; 0: none), deadline (ms; 0: none), group.
@@ -274,7 +297,7 @@ local function binding()
 
   made = {
     bond_of = bond_of, unpark = unpark, pass_on = pass_on, stand_back = stand_back, unbind = unbind, admit = admit,
-    terms_of = terms_of, holder_of = holder_of, bind = bind,
+    mend = mend, terms_of = terms_of, holder_of = holder_of, bind = bind,
   }
   return made
 end
@@ -289,6 +312,23 @@ local QUEUED = '"status":"queued","started":0,"worker_id":null'
 
 local function aborted_fields(now, reason)
   return '"status":"aborted","completed":' .. integer(now) .. ',"error":' .. reason
+end
+
+-- Jobs that have ended owe what is to follow them. It is written down with the end itself, as the record that says so,
+-- which may be dropped or begin a new life before somebody has enqueued what follows.
+local function owe(ids)
+  local follows = exceptions('follows', ids)
+  if not follows then return false end
+  local some = false
+  for k = 1, #ids do
+    local document = follows[k] and call('GET', ids[k])
+    if document then
+      call('HSET', prefix .. 'owed', integer(call('INCR', prefix .. 'owing')), document)
+      some = true
+    end
+  end
+  forget('follows', ids)
+  return some
 end
 
 -- Enter finished jobs into the index of their status, and keep the index within its cap: the records of the oldest
@@ -328,6 +368,7 @@ local function abort_all(ids, reasons, now, ttl, keep)
     end
     call('PUBLISH', ids[k], 'aborted')
   end
+  if owe(ids) then call('PUBLISH', prefix .. 'ctl', 'owed') end
   for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ids) end
   unbind(ids)
   index('aborted', kept, now, keep)

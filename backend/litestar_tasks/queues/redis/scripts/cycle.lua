@@ -92,6 +92,7 @@ if count > 0 then
   end
   if #ended > 0 then
     call('ZREM', incomplete, unpack(ended))
+    owe(ended)
     for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ended) end
     unbind(ended)
     for _, id in ipairs(by_status.quarantined) do call('ZADD', prefix .. 'quarantined', now, id) end
@@ -183,7 +184,7 @@ end
 if #entries > 0 then call('ZADD', incomplete, unpack(entries)) end
 if #orphans > 0 then
   call('ZREM', incomplete, unpack(orphans))
-  for _, name in ipairs({'losses', 'prio', 'max_losses'}) do forget(name, orphans) end
+  for _, name in ipairs({'losses', 'prio', 'max_losses', 'follows'}) do forget(name, orphans) end
   unbind(orphans)
 end
 local lengths, bytes = packed(texts)

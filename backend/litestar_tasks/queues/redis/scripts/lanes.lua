@@ -10,7 +10,7 @@
 
 local reverse, lane, index, id = ARGV[2] == '1', ARGV[3], tonumber(ARGV[4]), ARGV[5]
 local length, limit, enough = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-if not (lane and index and id and length and limit and enough) or limit < 1 or limit > LIMIT then
+if not (lane and index and id and length and limit and enough) or limit < 1 or limit > 500 then
   return reject('lanes: wrong arguments')
 end
 -- So many entries are looked at in one call, and so many to find a place that has moved.
