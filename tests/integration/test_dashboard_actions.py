@@ -270,6 +270,23 @@ async def test_a_job_runs_again_with_other_arguments_as_a_new_one_that_names_its
         assert "old" in (await client.get(f"/saq/queues/default/jobs/{key[1]}", headers=HTML)).text
 
 
+async def test_a_job_names_what_follows_it_and_that_names_its_parent() -> None:
+    async with running() as shop, shop.at() as client:
+        get_task = shop.queue.registry.get_task
+        after_it = get_task("add").bind(a=2)
+        await get_task("wait").using(key="first", on_success=after_it).enqueue(n=1)
+        await shop.until("first", "active")
+        assert "On successadd" in text_of(await client.get("/saq/queues/default/jobs/first", headers=HTML))
+        shop.gate.set()
+        await shop.until("first", "complete")
+        (child,) = (await client.get("/saq/api/queues/default/jobs/first")).json()["job"]["children"]
+        key = child.rpartition(":")[2]
+        assert await shop.queue.wait(key, 10) is not None
+        assert key in (await client.get("/saq/queues/default/jobs/first", headers=HTML)).text
+        parent = (await client.get(f"/saq/api/queues/default/jobs/{key}")).json()["job"]["parent"]
+        assert parent == shop.queue.job_id("first")
+
+
 @pytest.mark.parametrize(
     ("form", "said"),
     [
@@ -475,8 +492,8 @@ async def test_an_open_page_costs_the_broker_few_commands(server: Server) -> Non
     async with running(broker_url=server.url, worker=False) as shop, shop.at() as client:
         for number in range(20):
             await shop.job("add", key=f"{number}", end=False)
-        pages = ("", "?range=day", "/jobs?state=queued", "/queues", "/queues/default", "/tasks", "/tasks/add", "/workers",
-                 "/schedules", "/queues/default/jobs/1")  # fmt: skip
+        pages = ("", "?range=day", "/jobs?state=queued", "/queues", "/queues/default", "/tasks", "/tasks/add",
+                 "/workers", "/schedules", "/queues/default/jobs/1")  # fmt: skip
         for page in pages:
             # The first looks load scripts, and read what happened earlier, once for all.
             while 'id="reading"' in (first := await client.get(f"/saq{page}", headers=HTML)).text:

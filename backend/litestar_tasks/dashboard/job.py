@@ -11,7 +11,9 @@ from litestar_tasks.dashboard.forms import fields_of, read_fields, secret_argume
 from litestar_tasks.dashboard.job_view import JobView, job_view
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
 from litestar_tasks.exceptions import PayloadError
-from litestar_tasks.job import JobHandle
+from litestar_tasks.follow_ups import PARENT
+from litestar_tasks.job import ENDS, JobHandle
+from litestar_tasks.queues.following import successors
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -41,7 +43,8 @@ async def view(visit: Visit, queue: TaskQueue, key: str) -> JobView:
         # The queue knows better than the record when a job is due.
         status = await queue.status(record.key)
     secret = secret_arguments(visit.registry.find_task(record.function))
-    return job_view(record, visit.redactor, status=status or "complete", secret=secret)
+    children = _children(visit, record) if status in ENDS else []
+    return job_view(record, visit.redactor, status=status or "complete", children=children, secret=secret)
 
 
 async def copy(visit: Visit, queue: TaskQueue, key: str, payload: Mapping[str, Any]) -> JobHandle[Any]:
@@ -54,7 +57,7 @@ async def copy(visit: Visit, queue: TaskQueue, key: str, payload: Mapping[str, A
     record = await find_job(queue, key)
     task = _task(visit, record)
     spec = task.spec((), payload, _options(record))
-    spec.meta = {**spec.meta, "parent": record.id}
+    spec.meta = {**spec.meta, PARENT: record.id}
     async with asking(queue):
         submission = await queue.submit(spec)
     actions.log(
@@ -124,6 +127,16 @@ async def _copy(visit: Visit, label: str, key: str) -> Answer:
         visit.place.link("queues", label, "jobs", handle.id.removeprefix(queue.job_id(""))),
         flash=("known" if handle.deduplicated else "enqueued",),
     )
+
+
+def _children(visit: Visit, record: Job) -> list[str]:
+    """The ids of a job's follow-ups; of a record that somebody else wrote, none."""
+    try:
+        return [
+            visit.queues[label].job_id(spec.key or "") for label, spec in successors(record) if label in visit.queues
+        ]
+    except (LookupError, TypeError, ValueError, AttributeError):
+        return []
 
 
 def _task(visit: Visit, record: Job) -> AnyTask:

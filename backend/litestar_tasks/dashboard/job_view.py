@@ -14,6 +14,7 @@ from litestar_tasks.correlation import CORRELATION
 from litestar_tasks.dashboard.redaction import Redactor, printable
 from litestar_tasks.dashboard.tracebacks import Traceback, read_traceback
 from litestar_tasks.dashboard.words import moment_of
+from litestar_tasks.follow_ups import FOLLOW_UPS, PARENT
 from litestar_tasks.job import ENDED, LOG, MESSAGE, JobStatus, status_of
 from litestar_tasks.queues.history import HISTORY, history
 
@@ -116,7 +117,9 @@ class JobView(JobRow):
     parent: str
     """The id of the job that it stems from, or ""."""
     children: Sequence[str]
-    """The ids of those that stem from it."""
+    """The ids of the follow-ups that were enqueued at its end."""
+    follow_ups: Sequence[tuple[str, str]]
+    """What is to follow: at which end, "success" or "failure", and the task."""
     correlation: str
     meta: str
     """What else travels with it."""
@@ -134,13 +137,15 @@ def job_row(job: Job, redactor: Redactor, *, status: str | None = None, secret: 
     return JobRow(**_row(job, redactor, status or status_of(job), _IN_LISTS, secret))
 
 
-def job_view(job: Job, redactor: Redactor, *, status: JobStatus, secret: Collection[str] = ()) -> JobView:
+def job_view(
+    job: Job, redactor: Redactor, *, status: JobStatus, children: Sequence[str] = (), secret: Collection[str] = ()
+) -> JobView:
     """A job with all that is kept of it; see ``job_row``."""
     meta = _mapping(job.meta)
     how = _mapping(meta.get(ENDED))
     kwargs = _mapping(job.kwargs)
     masked = redactor.value(kwargs, _IN_DETAIL, secret=secret)
-    shown = {ENDED, LOG, MESSAGE, HISTORY, CORRELATION, "parent", "children", "tag"}
+    shown = {ENDED, LOG, MESSAGE, HISTORY, CORRELATION, PARENT, FOLLOW_UPS, "tag"}
     rest = {name: value for name, value in meta.items() if name not in shown}
     error = redactor.end(job.error, _IN_DETAIL)
     return JobView(
@@ -158,8 +163,13 @@ def job_view(job: Job, redactor: Redactor, *, status: JobStatus, secret: Collect
             Line(moment_of(_number(line.get("at"))), redactor.text(str(line.get("text", ""))))
             for line in map(_mapping, _list(meta.get(LOG)))
         ],
-        parent=printable(str(meta.get("parent") or "")),
-        children=[printable(str(child)) for child in _list(meta.get("children"))[:100]],
+        parent=printable(str(meta.get(PARENT) or "")),
+        children=[printable(child) for child in children],
+        follow_ups=[
+            (end, redactor.text(str(_mapping(call).get("task"))))
+            for end, calls in _mapping(meta.get(FOLLOW_UPS)).items()
+            for call in _list(calls)
+        ],
         correlation=redactor.text(str(meta.get(CORRELATION) or "")),
         meta=redactor.shown(rest, _IN_LISTS * 10, indent=2) if rest else "",
     )
