@@ -62,8 +62,8 @@ def actions_for(state: JobState) -> list[BulkAction]:
 async def _list(visit: Visit) -> Answer:
     looks = await visit.watch.looks(visit.queues.values())
     counts = {state: sum(look.counts[state] for look in looks) for state in STATES}
-    there = [state for state in _FIRST if counts[state]]
-    search = read_search(visit.request.query_params, state=there[0] if there else "complete")
+    there: list[JobState] = [*(state for state in _FIRST if counts[state]), "complete"]
+    search = read_search(visit.request.query_params, state=there[0])
     if search.text and (found := await _by_id(visit, search.text)) is not None:
         return answers.redirect(visit.place.link("queues", found.queue.label, "jobs", found.job.key))
     if search.queue:
