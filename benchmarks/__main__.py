@@ -20,6 +20,10 @@ def main() -> None:
     commands.add_parser("peers", help="install the other libraries, each into an environment of its own")
     commands.add_parser("postgres", help="us beside stock SAQ and procrastinate, on Postgres")
     commands.add_parser("listings", help="what an operator's questions cost in a long queue")
+    profile = commands.add_parser("profile", help="what one job of ours costs, in CPU time")
+    profile.add_argument("--jobs", type=int, default=20_000, help="default: 20,000")
+    profile.add_argument("--rounds", type=int, default=5, help="default: 5")
+    profile.add_argument("--functions", type=int, default=0, help="also show so many functions; default: none")
     commands.add_parser("schedules", help="how late schedules fire, and what they cost while none is due")
     options = parser.parse_args()
     with tempfile.NamedTemporaryFile(prefix="benchmark-marks-") as file:
@@ -41,6 +45,10 @@ def main() -> None:
             from benchmarks import listings
 
             listings.main()
+        elif options.command == "profile":
+            from benchmarks import profiling
+
+            profiling.main(jobs=options.jobs, rounds=options.rounds, functions=options.functions)
         elif options.command == "schedules":
             from benchmarks import schedules
 

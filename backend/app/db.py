@@ -24,8 +24,9 @@ MIGRATIONS: Final = Path(__file__).parent / "migrations"
 def database_config(settings: Settings) -> SQLAlchemyAsyncConfig:
     """The configuration for Advanced Alchemy. Nothing connects before the app starts.
 
-    Routes commit what they change themselves (the session of a request ends without a commit), because a job may only
-    be enqueued after the rows that it needs are committed. The session of a task commits when the task succeeds.
+    Routes commit what they change themselves (the session of a request ends without a commit): a job that is not part
+    of the transaction may only be enqueued after the rows that it needs are committed. The session of a task commits
+    when the task succeeds.
     """
     config = SQLAlchemyAsyncConfig(
         connection_string=settings.database_url,

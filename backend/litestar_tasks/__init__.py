@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from litestar_tasks.config import DashboardConfig, QueueConfig, TasksConfig
+from litestar_tasks.config import DashboardConfig, OutboxConfig, QueueConfig, TasksConfig
 from litestar_tasks.correlation import correlation_id
 from litestar_tasks.current import CurrentJob, track
 from litestar_tasks.exceptions import (
@@ -102,6 +102,7 @@ __all__ = (
     "Mark",
     "Middleware",
     "NotAttachedError",
+    "OutboxConfig",
     "PayloadError",
     "QueueConfig",
     "QueueUnavailableError",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from threading import Lock
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from litestar_tasks.exceptions import ConfigurationError, NotAttachedError
 
@@ -18,9 +18,21 @@ if TYPE_CHECKING:
     from litestar_tasks.keyring import Keyring
     from litestar_tasks.schedule import ScheduleBook
 
-__all__ = ("Attachment", "Attachments")
+__all__ = ("Attachment", "Attachments", "Outbox")
 
 T = TypeVar("T")
+
+
+class Outbox(Protocol):
+    """What calls need of an outbox."""
+
+    def session(self) -> object | None:
+        """The session that calls which name none are part of, here and now; None where there is none."""
+        ...
+
+    async def write(self, session: object, calls: Sequence[tuple[str, JobSpec]]) -> list[Submission]:
+        """Write calls, each with its queue's label, into a session's transaction, in order."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,11 +51,31 @@ class Attachment:
     """The schedules in its queues."""
     keyring: Keyring | None = None
     """What encrypts secrets. Defaults to None: nothing, as there are no keys."""
+    outbox: Outbox | None = None
+    """Takes calls into transactions of the app's database; None where it is not configured."""
 
     def queue(self, label: str) -> JobQueue:
         """A queue that can be used on the running event loop."""
         queue = self.find(label)
         return queue if _running_loop() is self.loop else _ForeignLoopQueue(queue, self.loop)
+
+    def session(self) -> object | None:
+        """The session that a call without one of its own is part of."""
+        return None if self.outbox is None else self.outbox.session()
+
+    async def write(self, session: object, calls: Sequence[tuple[str, JobSpec]]) -> list[Submission]:
+        """Write calls into a session's transaction, in order.
+
+        Raises:
+            ConfigurationError: The app has no outbox, or the session is not one of its database.
+            PayloadError: The broker could not store one of them.
+        """
+        if self.outbox is None:
+            raise ConfigurationError(
+                "using(session=…) needs an outbox, which this app does not have; give it one: "
+                "TasksConfig(outbox=OutboxConfig())"
+            )
+        return await self.outbox.write(session, calls)
 
     async def on_loop(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the app's loop, wherever it is awaited."""

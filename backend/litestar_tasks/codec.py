@@ -110,6 +110,7 @@ class Codec(Generic[T]):
         tree = _tree(annotation)
         nodes = tree[1 if outermost_is_checked else 0 :]
         self._takes_none = _takes_none(tree[0])
+        self._scalar = annotation if annotation in (int, bool) else None
         # Text, numbers and the like are validated completely by `convert`. What holds floats or untyped values has to
         # make the round trip, and so do objects: msgspec takes an instance of the right class as it is.
         self._loose = any(isinstance(node, _LOOSE) for node in nodes)
@@ -157,8 +158,8 @@ class Codec(Generic[T]):
             msgspec.ValidationError: What would be stored does not fit the type.
             UnicodeEncodeError: It holds text that is no Unicode, such as a lone surrogate.
         """
-        if value is None and self._takes_none:
-            return None
+        if type(value) is self._scalar or (value is None and self._takes_none):
+            return value
         stored = self.encode(cast("T", value))
         if not self._loose:  # else it has made the round trip already
             self.decode(stored)

@@ -22,7 +22,15 @@ if TYPE_CHECKING:
     from litestar import Litestar
     from litestar.types import Guard
 
-__all__ = ("DashboardConfig", "QueueConfig", "TasksConfig", "WorkerLifespan", "check_durability", "redact")
+__all__ = (
+    "DashboardConfig",
+    "OutboxConfig",
+    "QueueConfig",
+    "TasksConfig",
+    "WorkerLifespan",
+    "check_durability",
+    "redact",
+)
 
 WorkerLifespan: TypeAlias = (
     "Callable[[Litestar], AbstractAsyncContextManager[Mapping[str, object]] | AsyncIterator[Mapping[str, object]]]"
@@ -75,6 +83,38 @@ class DashboardConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxConfig:
+    """How calls become part of transactions of the app's own database; see ``TasksConfig.outbox``.
+
+    The database is that of an Advanced Alchemy plugin of the app: Postgres, or SQLite in a file, with any async driver
+    of SQLAlchemy. The outbox's table belongs to that plugin's metadata, so that the app's migrations make it.
+    """
+
+    session: str = "db_session"
+    """The name under which the app injects sessions of the database, its ``session_dependency_key``. Defaults to
+    "db_session"."""
+    table: str = "litestar_tasks_outbox"
+    """The name of the table. Defaults to "litestar_tasks_outbox"."""
+    in_requests: bool = False
+    """Make calls in a request part of the transaction of its session, where the request has one and its transaction has
+    begun. This holds for ``my_task.enqueue(…)`` and ``enqueue_many``, and not for ``task_queues.get(…).enqueue(…)``;
+    ``using(session=None)`` is the way out for one call. Defaults to False: only ``using(session=…)`` does."""
+
+    def __post_init__(self) -> None:
+        """Check what can be seen without a database."""
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,49}", self.table):
+            raise ConfigurationError(
+                f"the outbox's table is called {self.table!r}; use up to 50 letters, digits and '_', such as "
+                "'litestar_tasks_outbox'"
+            )
+        if not self.session.isidentifier():
+            raise ConfigurationError(
+                f"the outbox's session is called {self.session!r}, which cannot be a parameter; give the "
+                "session_dependency_key of an Advanced Alchemy plugin, such as 'db_session'"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TasksConfig:
     """The settings of ``TasksPlugin``.
 
@@ -120,6 +160,8 @@ class TasksConfig:
     enqueue_timeout: float = 2.0
     """Seconds after which an enqueue that the broker has not answered raises ``QueueUnavailableError``. Defaults to
     2."""
+    outbox: OutboxConfig | None = None
+    """Lets jobs be part of transactions of the app's database, by ``using(session=…)``. Defaults to None: no job is."""
     durability: str = "process"
     """What an enqueue waits for. "process": the server has the job, which survives the end of any process. "disk": it
     is on the disk of the server's machine. "replicas:n", such as "replicas:1": n replicas have it, too. Defaults to

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Literal, TypedDict, cast
+from typing import Any, Final, Literal, Protocol, TypedDict, cast
 
 from litestar.di import Provide
 
@@ -21,6 +21,7 @@ from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 
 __all__ = (
     "DEFAULTS",
+    "DatabaseSession",
     "EnqueueOptions",
     "RegistryOptions",
     "SharedOptions",
@@ -32,6 +33,15 @@ __all__ = (
     "check_together",
     "seconds",
 )
+
+
+class DatabaseSession(Protocol):
+    """SQLAlchemy's ``AsyncSession``, for those who have no SQLAlchemy."""
+
+    @property
+    def sync_session(self) -> Any:
+        """What it stands for."""
+        ...
 
 
 class SharedOptions(TypedDict, total=False):
@@ -138,6 +148,10 @@ class EnqueueOptions(SharedOptions, FollowUpOptions, total=False):
     key: str
     """The job's key. While a job of this key is not finished, another enqueue under it stores nothing and returns
     that job. Defaults to a random one."""
+    session: DatabaseSession | None
+    """The SQLAlchemy session whose transaction the job is part of: it exists once that has committed, and never if it
+    is rolled back. None for no transaction, also where ``OutboxConfig.in_requests`` would take the request's. Defaults
+    to none."""
 
 
 DEFAULTS: Final[Mapping[str, Any]] = {
@@ -246,6 +260,15 @@ def _check_timeout(value: Any, subject: str) -> float | None:
 def _check_name(value: Any, subject: str) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigurationError(f"{subject} is {value!r}; give a text that is not empty")
+    return value
+
+
+def _check_session(value: Any, subject: str) -> Any:
+    # Not isinstance, which would load SQLAlchemy.
+    if value is not None and not hasattr(value, "sync_session"):
+        raise ConfigurationError(
+            f"{subject} is {value!r}; give SQLAlchemy's AsyncSession, such as a route's db_session"
+        )
     return value
 
 
@@ -425,6 +448,7 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "name": _check_name,
     "queue": _check_name,
     "key": _check_name,
+    "session": _check_session,
     "timeout": _check_timeout,
     "ttl": _check_limit,
     "max_attempts": _check_int(1, 1_000_000),

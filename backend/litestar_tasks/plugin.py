@@ -48,6 +48,8 @@ if TYPE_CHECKING:
     from litestar.config.app import AppConfig
     from litestar.types import ASGIApp, Receive, Scope, Send
 
+    from litestar_tasks.config import OutboxConfig
+    from litestar_tasks.outbox.outbox import Database, Outbox
     from litestar_tasks.queues.base import TaskQueue
 
 __all__ = ("TasksPlugin",)
@@ -71,6 +73,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
     def __init__(self, config: TasksConfig) -> None:
         self._config = config
         self._brokers: dict[asyncio.AbstractEventLoop, list[Broker]] = {}
+        self._outboxes: dict[Broker, Outbox] = {}
+        self._database: Database | None = None
         self._serving = True
 
     @property
@@ -89,6 +93,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             raise ConfigurationError("the app has a SAQPlugin; TasksPlugin replaces it: remove the SAQPlugin")
         if sum(isinstance(plugin, TasksPlugin) for plugin in plugins) > 1:
             raise ConfigurationError("the app has two TasksPlugins; one serves all queues of a registry")
+        if self._config.outbox is not None:
+            self._database = _database(self._config.outbox, app_config)
         if self._config.correlation_headers:
             names = tuple(name.lower().encode() for name in self._config.correlation_headers)
             app_config.middleware.insert(0, partial(_correlated, names=names))
@@ -136,6 +142,17 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         """
         return self._broker().find(name)
 
+    def get_outbox(self) -> Outbox:
+        """The outbox of the app that runs on this event loop, for those who operate it.
+
+        Raises:
+            ConfigurationError: The app has none, or none runs.
+        """
+        outbox = self._outboxes.get(self._broker())
+        if outbox is None:
+            raise ConfigurationError("the app has no outbox; give it one: TasksConfig(outbox=OutboxConfig())")
+        return outbox
+
     def get_workers(
         self,
         app: Litestar,
@@ -172,18 +189,40 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         Raises:
             ConfigurationError: The registry is attached to another broker on this event loop.
             EmbeddedServerError: The embedded server does not start.
+            StartupError: The outbox's table is missing.
         """
+        async with self._attached(), self._delivering(sweeping=False):
+            yield
+
+    @asynccontextmanager
+    async def _attached(self) -> AsyncGenerator[None, None]:
         broker, loop = Broker(self._config), asyncio.get_running_loop()
         keyring = Keyring(self._config.secret_keys) if self._config.secret_keys else None
-        attachment = Attachment(loop, self._config.broker, broker.find, broker.locate, broker.schedules, keyring)
+        outbox = None
+        if self._database is not None:
+            from litestar_tasks.outbox.outbox import Outbox
+
+            outbox = Outbox(self._database, broker)
+        attachment = Attachment(
+            loop,
+            self._config.broker,
+            broker.find,
+            broker.locate,
+            broker.schedules,
+            keyring,
+            outbox.writer if outbox else None,
+        )
         with self._config.registry.attach(attachment):
             brokers = self._brokers.setdefault(loop, [])
             brokers.append(broker)
+            if outbox is not None:
+                self._outboxes[broker] = outbox
             try:
                 await broker.connect()
                 yield
             finally:
                 brokers.remove(broker)
+                self._outboxes.pop(broker, None)
                 if not brokers:
                     del self._brokers[loop]
                 await broker.disconnect()
@@ -264,10 +303,11 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         problems += Dependencies(app, session_providers(app), more_to_come=bool(self._config.lifespan)).check(
             task for task in registry.get_all_tasks() if task.resolved
         )
-        try:
-            queue_configs(self._config)
-        except ConfigurationError as error:
-            problems.append(error)
+        for part in (lambda: queue_configs(self._config), self._database.check if self._database else lambda: None):
+            try:
+                part()
+            except ConfigurationError as error:
+                problems.append(error)
         if problems:
             raise StartupError(problems)
 
@@ -279,15 +319,24 @@ class TasksPlugin(InitPlugin, CLIPlugin):
 
             announce(self._config.dashboard, app)
             describe(self._config.dashboard, app)
-        async with self.attached():
+        async with self._attached():
+            yield
+
+    @asynccontextmanager
+    async def _delivering(self, *, sweeping: bool) -> AsyncGenerator[None, None]:
+        """Deliver what the outbox holds, if there is one."""
+        outbox = self._outboxes.get(self._broker())
+        async with outbox.running(sweeping=sweeping) if outbox else nullcontext():
             yield
 
     @asynccontextmanager
     async def _work_in_process(self, app: Litestar) -> AsyncGenerator[None, None]:
-        if not (self._config.in_process_worker and self._serving):
-            yield
-            return
+        working = self._config.in_process_worker and self._serving
         async with AsyncExitStack() as stack:
+            await stack.enter_async_context(self._delivering(sweeping=working or not self._serving))
+            if not working:
+                yield
+                return
             resources = await stack.enter_async_context(entered(app, self._config.lifespan))
             workers = self.get_workers(app, resources=resources)
             await stack.enter_async_context(self._working(workers))
@@ -311,7 +360,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             await worker.open()
         parts = [asyncio.create_task(worker.start(), name=f"worker-{worker.queue.label}") for worker in workers]
         if drain:
-            parts.append(asyncio.create_task(until_empty(workers), name="drain"))
+            outbox = self._outboxes.get(self._broker())
+            parts.append(asyncio.create_task(until_empty(workers, outbox.flush if outbox else None), name="drain"))
         else:
             parts.append(asyncio.create_task(scheduler.run(), name="scheduler"))
         for part in parts:
@@ -374,6 +424,21 @@ def _signals(workers: Sequence[Worker]) -> Generator[asyncio.Event, None, None]:
     finally:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
+
+
+def _database(settings: OutboxConfig, app_config: AppConfig) -> Database:
+    """The outbox's database, with its table among the app's own, so that the app's migrations see it."""
+    try:
+        from litestar_tasks.outbox.outbox import Database
+        from litestar_tasks.outbox.writer import in_request
+    except ImportError as error:
+        raise ConfigurationError(
+            f"TasksConfig.outbox needs SQLAlchemy and Advanced Alchemy, which cannot be loaded ({error}); install "
+            "litestar-tasks[sqlalchemy]"
+        ) from error
+    if settings.in_requests:
+        app_config.middleware.insert(0, in_request)
+    return Database(settings, app_config.plugins)
 
 
 def _correlated(app: ASGIApp, names: Sequence[bytes]) -> ASGIApp:

@@ -29,7 +29,7 @@ from litestar_tasks.exceptions import (
     PayloadError,
 )
 from litestar_tasks.follow_ups import FOLLOW_UPS, stored_follow_ups
-from litestar_tasks.job import JobHandle, JobSpec
+from litestar_tasks.job import JobHandle, JobQueue, JobSpec, Submission
 from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options, check_together, seconds
 from litestar_tasks.payload import INJECTED, Kind, Payload, read_parameters
@@ -247,6 +247,10 @@ class AnyTask:
     def option(self, name: str, given: Mapping[str, Any] | None = None) -> Any:
         """The value of an option that holds for a call: call > task > registry > built-in."""
         return (given if given and name in given else self._levels)[name]
+
+    def options_with(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values of all options that hold for a call with these of its own."""
+        return {**self._levels, **given}
 
     def spec(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> JobSpec:
         """What a queue stores of a call.
@@ -514,14 +518,24 @@ class Call(Generic[R_co]):
 
     async def enqueue(self) -> JobHandle[R_co]:
         """Enqueue the call; see ``Task.enqueue``."""
-        return await self._enqueue_at(self._task.registry.attachment())
+        attachment = self._task.registry.attachment()
+        session = self.session(attachment)
+        if session is None:
+            return await self._enqueue_at(attachment)
+        (submission,) = await attachment.write(session, [(self.queue, self.spec())])
+        return self.handle(attachment.queue(self.queue), submission)
 
     def enqueue_sync(self) -> JobHandle[R_co]:
         """Enqueue from a thread without an event loop: a sync route, a sync task.
 
         Raises:
+            ConfigurationError: The call has a ``session``, which belongs to its event loop.
             RuntimeError: Called on an event loop, which it would block.
         """
+        if self._options.get("session") is not None:
+            raise ConfigurationError(
+                f"task {self._task.name!r}: a session cannot be used from a thread; await enqueue() on its event loop"
+            )
         attachment = self._task.registry.attachment()
         return attachment.run(self._enqueue_at(attachment))
 
@@ -544,6 +558,16 @@ class Call(Generic[R_co]):
                 path=name,
             )
         return self._task.stored_spec(self._payload, self._options)
+
+    def session(self, attachment: Attachment) -> object | None:
+        """The session whose transaction it is part of, if any."""
+        return self._options["session"] if "session" in self._options else attachment.session()
+
+    def handle(self, queue: JobQueue, submission: Submission) -> JobHandle[R_co]:
+        """The handle of what came of it."""
+        return JobHandle(
+            queue, submission.job.key, decode=self._task.decode_result, deduplicated=submission.deduplicated
+        )
 
     def follow_up(self) -> dict[str, Any]:
         """The call as it is stored with the job that it follows."""
@@ -596,7 +620,7 @@ class Call(Generic[R_co]):
             ConfigurationError: Another placeholder, or an argument that can take no such value.
         """
         if self._takes:
-            bonds_of(self._task.name, {**self._task._levels, **self._options}, self._known_arguments)
+            bonds_of(self._task.name, self._task.options_with(self._options), self._known_arguments)
         for name, placeholder in self._takes.items():
             where = f"{option}: {self._task.name}.bind({name}={placeholder.upper()})"
             if placeholder != known:
@@ -617,17 +641,14 @@ class Call(Generic[R_co]):
 
     async def _enqueue_at(self, attachment: Attachment) -> JobHandle[R_co]:
         queue = attachment.queue(self.queue)
-        submission = await queue.submit(self.spec())
-        return JobHandle(
-            queue, submission.job.key, decode=self._task.decode_result, deduplicated=submission.deduplicated
-        )
+        return self.handle(queue, await queue.submit(self.spec()))
 
 
 async def enqueue_many(calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
     """Enqueue many calls, of one task or of several, with one round trip per queue and batch.
 
     Each queue's calls are stored in order. Across queues it is not one step: where one queue fails, what went to
-    another one before stays.
+    another one before stays. Those with a ``session`` are part of its transaction.
 
     Returns:
         A handle for each call, in the order of the calls.
@@ -638,18 +659,20 @@ async def enqueue_many(calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
     """
     calls = list(calls)
     handles: dict[int, JobHandle[R]] = {}
-    for attachment, label, members in _by_queue(calls):
-        queue = attachment.queue(label)
+    for attachment, session, members in _together(calls):
         for start in range(0, len(members), _AT_ONCE):
             part = members[start : start + _AT_ONCE]
-            submissions = await queue.submit_many([calls[index].spec() for index in part])
-            for index, submission in zip(part, submissions, strict=True):
-                handles[index] = JobHandle(
-                    queue,
-                    submission.job.key,
-                    decode=calls[index].task.decode_result,
-                    deduplicated=submission.deduplicated,
+            queue = attachment.queue(calls[part[0]].queue)
+            if session is None:
+                submissions = await queue.submit_many([calls[index].spec() for index in part])
+            else:
+                submissions = await attachment.write(
+                    session, [(calls[index].queue, calls[index].spec()) for index in part]
                 )
+            for index, submission in zip(part, submissions, strict=True):
+                if session is not None:
+                    queue = attachment.queue(calls[index].queue)
+                handles[index] = calls[index].handle(queue, submission)
     return [handles[index] for index in range(len(calls))]
 
 
@@ -677,16 +700,18 @@ def _both(option: str, registry: Mapping[str, Any], task: Mapping[str, Any]) -> 
     return (*registry.get(option, ()), *task.get(option, ()))
 
 
-def _by_queue(calls: Sequence[Call[Any]]) -> Iterator[tuple[Attachment, str, list[int]]]:
-    groups: dict[tuple[int, str], list[int]] = {}
+def _together(calls: Sequence[Call[Any]]) -> Iterator[tuple[Attachment, object | None, list[int]]]:
+    """The places of calls that are stored together: those of one transaction, and of the others those of one queue."""
+    groups: dict[tuple[int, str | int], tuple[Attachment, object | None, list[int]]] = {}
     attachments: dict[int, Attachment] = {}
     for index, call in enumerate(calls):
         home = id(call.task.registry)
         if home not in attachments:
             attachments[home] = call.task.registry.attachment()
-        groups.setdefault((home, call.queue), []).append(index)
-    for (home, label), members in groups.items():
-        yield attachments[home], label, members
+        session = call.session(attachments[home])
+        group = (home, call.queue if session is None else id(session))
+        groups.setdefault(group, (attachments[home], session, []))[2].append(index)
+    yield from groups.values()
 
 
 def _stored_options(levels: Mapping[str, Any], run_at: datetime | None = None) -> dict[str, Any]:

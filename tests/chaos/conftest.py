@@ -49,11 +49,11 @@ def times(short: int, full: int) -> int:
 class WorkerProcess:
     """One worker, as ``litestar workers run`` starts it."""
 
-    def __init__(self, environment: dict[str, str], log: Path) -> None:
+    def __init__(self, environment: dict[str, str], log: Path, app: str = "tests.chaos.ledger_app:create_app") -> None:
         self.log = log
         with log.open("ab") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "litestar_tasks.cli.process", "worker", "tests.chaos.ledger_app:create_app"],
+                [sys.executable, "-m", "litestar_tasks.cli.process", "worker", app],
                 env={**os.environ, **environment},
                 stdout=out,
                 stderr=out,

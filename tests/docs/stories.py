@@ -27,7 +27,7 @@ from app import manage
 from app.db import database_config
 from app.dependencies import dependencies
 from app.settings import Settings
-from litestar_tasks import Registry, TasksConfig, TasksPlugin
+from litestar_tasks import OutboxConfig, Registry, TasksConfig, TasksPlugin
 from tests.docs.documents import ROOT, Block, blocks
 
 AWAITS: Final = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -102,7 +102,9 @@ class Story:
     def _app(self) -> Litestar:
         own = self.namespace.get("registry")
         registry: Registry = own if isinstance(own, Registry) else self._registry.get_registry()
-        config = TasksConfig(registry=registry, broker_url="memory://", in_process_worker=True, dashboard=None)
+        config = TasksConfig(
+            registry=registry, broker_url="memory://", in_process_worker=True, dashboard=None, outbox=OutboxConfig()
+        )
         return Litestar(
             plugins=[SQLAlchemyPlugin(database_config(self._settings)), TasksPlugin(config)],
             dependencies={**dependencies(self._settings), **self.namespace.get("dependencies", {})},

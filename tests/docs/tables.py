@@ -194,11 +194,13 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "ScheduleOptions": schedule_options,
     "ScheduleState": schedule_state,
     "TasksConfig": lambda: fields_of(config, "TasksConfig"),
+    "OutboxConfig": lambda: fields_of(config, "OutboxConfig"),
     "DashboardConfig": lambda: fields_of(config, "DashboardConfig"),
     "QueueConfig": lambda: fields_of(queue_config, "QueueConfig"),
     "environment": environment,
     "workers run": lambda: options_of("workers", "run"),
     "tasks dev": lambda: options_of("tasks", "dev"),
+    "tasks outbox": lambda: options_of("tasks", "outbox"),
 }
 
 

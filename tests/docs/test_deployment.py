@@ -115,6 +115,9 @@ class Host:
         self.port = free_port()
         self.env = environment(folder)
         self.log = folder / "log"
+        # As each deployment does, before a release starts.
+        migrate = [sys.executable, "-m", "app.manage", "migrate"]
+        subprocess.run(migrate, cwd=folder, env=self.env, check=True, capture_output=True)
 
     def start(self, command: list[str], *wrapper: str) -> None:
         """Run a command with the programs of this environment, on a port that is free."""

@@ -20,7 +20,7 @@ from saq.job import Job, Status
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError
 from litestar_tasks.job import JobSpec
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
-from litestar_tasks.queues.redis import RedisQueue
+from litestar_tasks.queues.redis import RedisQueue, cycles
 from litestar_tasks.queues.redis.connection import Link
 from tests.integration.conftest import Server, eventually
 
@@ -217,6 +217,54 @@ async def test_capacity_that_settles_free_is_claimed_for_in_the_same_call(
     statistics: dict[str, Any] = server.client.info("commandstats")
     assert statistics["cmdstat_evalsha"]["calls"] == 1
     assert await app.count("active") == 8
+
+
+async def test_the_room_of_settled_jobs_is_filled_by_the_same_call_for_who_asks_again_soon(
+    app: RedisQueue, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycles, "_UNCLAIMED", 60.0)
+    await app.submit_many([spec(n) for n in range(64)])
+    consumer: Any = hand.queue._consumer
+    carrier = consumer._cycles
+    calls: list[tuple[int, int]] = []
+    original = carrier._send
+
+    async def send(link: Any, incarnation: Any, flight: Any) -> Any:
+        calls.append((len(flight.operations), flight.want))
+        return await original(link, incarnation, flight)
+
+    monkeypatch.setattr(carrier, "_send", send)
+    jobs = await hand.queue.claim(32, ahead=True)
+    while len(jobs) < 32:
+        jobs += await hand.queue.claim(32 - len(jobs), ahead=True)
+    calls.clear()
+    await asyncio.gather(*(hand.complete(job) for job in jobs))
+    assert calls == [(16, 16), (16, 16)]
+    assert await app.count("active") == 32
+    jobs = await hand.queue.claim(32, ahead=True)
+    assert len(jobs) == 32
+
+    monkeypatch.setattr(cycles, "_UNCLAIMED", 0.0)
+    await app.submit_many([spec(n) for n in range(40)])
+    await asyncio.gather(*(hand.complete(job) for job in jobs))
+    assert await app.count("active") == 0
+    assert await app.count("queued") == 40
+
+
+async def test_a_caller_without_room_does_not_spin_on_what_was_claimed_for_others(app: RedisQueue, hand: Hand) -> None:
+    """A claim for nothing has to let the event loop turn, or hand out what is there."""
+    await app.submit_many([spec(n) for n in range(32)])
+    held = list(await hand.queue.claim(16))
+    while len(held) < 16:
+        held += await hand.queue.claim(16 - len(held))
+    ends = [asyncio.create_task(hand.complete(job)) for job in held]
+    left = 32 - len(held)
+    while left:
+        jobs = await hand.queue.claim(0)
+        left -= len(jobs)
+        ends += [asyncio.create_task(hand.complete(job)) for job in jobs]
+    assert all(await asyncio.gather(*ends))
+    assert await app.count("incomplete") == 0
 
 
 async def test_a_full_worker_is_answered_too_and_claims_nothing(app: RedisQueue, hand: Hand) -> None:

@@ -54,7 +54,8 @@ class Redis:
         args: list[Any] = [""]
         for key in keys:
             args += (LAYOUT.job_id(key), document(key), due, priority, max_losses, 0, mode)
-        return self.run("enqueue", *args)
+        answer = self.run("enqueue", *args)
+        return [1] * len(keys) if answer == 1 else answer
 
     def worker(self, lease: int = LEASE) -> Worker:
         holder = uuid.uuid4().hex
@@ -99,10 +100,11 @@ class Worker:
     def cycle(self, want: int, *operations: tuple[Any, ...], keep: int = 10_000, failed: int = 10_000) -> list[Any]:
         first, self.token = self.token, self.token + want
         flat = [value for operation in operations for value in operation]
-        return [
-            first,
-            *self.redis.run("cycle", self.holder, want, first, '"worker"', self.lease, keep, failed, 604_800, *flat),
-        ]
+        numbers, data = self.redis.run(
+            "cycle", self.holder, want, first, '"worker"', self.lease, keep, failed, 604_800, *flat
+        )
+        state, now, wait, orphans, count, *rest = map(int, numbers.split())
+        return [first, state, now, wait, orphans, rest[:count], rest[count:], data]
 
     def claim(self, want: int) -> list[str]:
         first, _, _, _, _, _, lengths, data = self.cycle(want)
@@ -123,7 +125,7 @@ class Worker:
 
     def recover(self, limit: int = LIMIT, max_losses: int = 3) -> list[Any]:
         first, self.token = self.token, self.token + limit
-        return self.redis.run("recover", self.holder, first, self.lease, limit, max_losses, 604_800, 10_000)
+        return recovered(self.redis.run("recover", self.holder, first, self.lease, limit, max_losses, 604_800, 10_000))
 
 
 def document(key: str, **fields: Any) -> str:
@@ -132,8 +134,14 @@ def document(key: str, **fields: Any) -> str:
     )
 
 
-def claimed_keys(lengths: bytes, data: bytes) -> list[str]:
-    sizes, start, keys = [int(size) for size in lengths.split()], 0, []
+def recovered(answer: list[Any]) -> list[Any]:
+    """The answer of ``recover`` with its lengths as numbers."""
+    answer[4] = [int(size) for size in answer[4].split()]
+    return answer
+
+
+def claimed_keys(sizes: list[int], data: bytes) -> list[str]:
+    start, keys = 0, []
     for size, document_size in zip(sizes[::2], sizes[1::2], strict=True):
         keys.append(LAYOUT.job_key(data[start : start + size].decode()))
         start += size + document_size
@@ -290,7 +298,7 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
     answer = worker.cycle(5, worker.operation("complete", "a"))
     assert answer[1] == -1
     assert answer[5] == []
-    assert answer[6:] == [b"", b""]
+    assert answer[6:] == [[], b""]
     assert r.record("a")["status"] == "complete"
     assert r.state("b") == 0
 

@@ -32,6 +32,7 @@ from litestar_tasks import (
     JobOutcome,
     JobSpec,
     Linear,
+    OutboxConfig,
     Registry,
     Retry,
     ScheduleState,
@@ -310,7 +311,16 @@ async def with_secrets() -> None:
     assert_type(log_in.bind(password="x", account=account), Call[str])
 
 
-config = TasksConfig(registry=registry, lifespan=[resources, more], middleware=[around], on_enqueue=[before])
+config = TasksConfig(
+    registry=registry, lifespan=[resources, more], middleware=[around], on_enqueue=[before], outbox=OutboxConfig()
+)
+
+
+async def in_a_transaction(db_session: AsyncSession) -> None:
+    assert_type(await called.using(session=db_session, delay=1).enqueue(user_id=1), JobHandle[str])
+    assert_type(await registry.get_task("x").using(session=db_session).enqueue(1), JobHandle[Any])
+    assert_type(await enqueue_many([called.bind(1).using(session=db_session)]), list[JobHandle[str]])
+    assert_type(await called.using(session=None).enqueue(1), JobHandle[str])
 
 
 async def following() -> None:

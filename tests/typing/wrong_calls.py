@@ -33,6 +33,7 @@ async def wrong() -> None:
     await bare.enqueue({}, user_id=1)  # wrong: the context is the worker's to give
     await bare(user_id=1)  # wrong: called directly, it needs a context
     await called.using(delya=3).enqueue(1)  # wrong: no such option
+    await called.using(session=3).enqueue(1)  # wrong: no session
     await called.using(delay=timedelta(1)).enqueue("1")  # wrong: a text for a number
     called.bind("1")  # wrong: a text for a number
     await sync_without_context(1)  # wrong: a sync task returns its value

@@ -26,8 +26,10 @@ class PaymentController(Controller):
     ) -> Paid:
         """Record it, and mail the receipt."""
         payment = await payments.record(data.user_id, data.amount, data.currency)
-        await db_session.commit()  # before the job is enqueued, which reads the row: see app/users/routes.py
-        job = await send_receipt.enqueue(payment_id=payment.id)
+        # Part of the payment's transaction: there is no payment without a receipt, whatever process or server dies, and
+        # no receipt for a payment that was rolled back. While the broker is away the job waits in the database.
+        job = await send_receipt.using(session=db_session).enqueue(payment_id=payment.id)
+        await db_session.commit()
         return Paid(
             id=payment.id,
             user_id=payment.user_id,

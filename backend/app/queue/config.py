@@ -9,7 +9,7 @@ from app.queue import tasks  # noqa: F401
 from app.queue.registry import registry
 from app.settings import Settings
 from app.users import tasks as user_tasks  # noqa: F401
-from litestar_tasks import TasksConfig
+from litestar_tasks import OutboxConfig, TasksConfig
 
 __all__ = ("tasks_config",)
 
@@ -23,6 +23,8 @@ def tasks_config(settings: Settings) -> TasksConfig:
         namespace=settings.environment,
         # Queues that a task names exist already; this sets how many of their jobs one worker runs at a time.
         queue_configs=registry.queue_configs(default={"concurrency": 10}, emails={"concurrency": 20}),
+        # Lets routes enqueue within their transaction; app/payments does.
+        outbox=OutboxConfig(),
         # Jobs in memory are this process's own, so nobody else could run them.
         in_process_worker=(settings.tasks_broker_url or "").startswith("memory://"),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
@@ -11,10 +13,9 @@ from litestar_tasks.cli.dev import develop
 from litestar_tasks.exceptions import TasksError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from litestar import Litestar
 
+    from litestar_tasks.plugin import TasksPlugin
     from litestar_tasks.registry import Registry
 
 __all__ = ("add_tasks",)
@@ -59,6 +60,19 @@ def add_tasks(cli: click.Group) -> None:
             fail(str(error))
         click.echo("configuration is valid")
 
+    @group.command("outbox")
+    @click.option("--retry", multiple=True, metavar="ID", help="Deliver a parked row after all; may be repeated.")
+    @click.option("--drop", multiple=True, metavar="ID", help="Remove a parked row for good; may be repeated.")
+    def outbox(app: Litestar, retry: Sequence[str], drop: Sequence[str]) -> None:
+        """Say what the outbox holds, and decide about the rows that are parked there."""
+        try:
+            for line in asyncio.run(_outbox(find_plugin(app), retry, drop)):
+                click.echo(line)
+        except TasksError as error:
+            fail(str(error))
+        except Exception as error:  # the database's own, of a library that is not known here
+            fail(f"the outbox's database does not answer: {str(error).partition(chr(10))[0]}")
+
     @group.command("migrate")
     @click.option("--sql", is_flag=True, help="Print the statements for an empty database instead, and run nothing.")
     def migrate(app: Litestar, sql: bool) -> None:
@@ -81,6 +95,24 @@ def add_tasks(cli: click.Group) -> None:
             fail(f"the driver of Postgres cannot be loaded ({error}); install litestar-tasks[postgres]")
 
 
+async def _outbox(plugin: TasksPlugin, retry: Sequence[str], drop: Sequence[str]) -> list[str]:
+    lines: list[str] = []
+    async with plugin.attached():
+        outbox = plugin.get_outbox()
+        if retry:
+            lines.append(f"{await outbox.retry(retry)} of {len(retry)} rows will be delivered")
+        if drop:
+            lines.append(f"{await outbox.drop(drop)} of {len(drop)} rows were removed")
+        counts, parked = await outbox.counts(), await outbox.parked()
+    lines.append(
+        f"waiting {counts.waiting}, delivered {counts.delivered}, parked {counts.parked}, of queues that this app does "
+        f"not have {counts.foreign}"
+    )
+    return lines + _aligned(
+        [(row.id, row.queue, row.task, f"{row.created:%Y-%m-%d %H:%M}", row.reason) for row in parked]
+    )
+
+
 def _rows(registry: Registry) -> list[tuple[str, ...]]:
     schedules = registry.get_schedules()
     return [
@@ -95,5 +127,7 @@ def _rows(registry: Registry) -> list[tuple[str, ...]]:
 
 
 def _aligned(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    if not rows:
+        return []
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]

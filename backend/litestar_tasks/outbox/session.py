@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from litestar import Litestar
     from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ("session_providers",)
+__all__ = ("session_configs", "session_providers")
 
 SessionProvider = Callable[[], AbstractAsyncContextManager[object]]
 
@@ -24,17 +24,22 @@ def session_providers(app: Litestar) -> dict[str, SessionProvider]:
     The provider that Advanced Alchemy registers for routes needs a request, and closes its session with the response.
     These open one per attempt instead.
     """
+    return {name: partial(_session, config) for name, config in session_configs(app.plugins).items()}
+
+
+def session_configs(plugins: Iterable[object]) -> dict[str, SQLAlchemyAsyncConfig]:
+    """Advanced Alchemy's configurations among an app's plugins, by the name under which they inject sessions."""
     if "advanced_alchemy.extensions.litestar" not in sys.modules:
         return {}  # an app that never imported it has no such plugin, and should not pay for the import
     from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig, SQLAlchemyInitPlugin, SQLAlchemyPlugin
 
-    providers: dict[str, SessionProvider] = {}
-    for plugin in app.plugins:
+    found: dict[str, SQLAlchemyAsyncConfig] = {}
+    for plugin in plugins:
         if isinstance(plugin, SQLAlchemyPlugin | SQLAlchemyInitPlugin):
             for config in plugin.config if isinstance(plugin.config, list | tuple) else [plugin.config]:
                 if isinstance(config, SQLAlchemyAsyncConfig):
-                    providers[config.session_dependency_key] = partial(_session, config)
-    return providers
+                    found[config.session_dependency_key] = config
+    return found
 
 
 @asynccontextmanager

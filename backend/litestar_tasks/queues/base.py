@@ -10,6 +10,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from os import urandom
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from saq.job import TERMINAL_STATUSES, Job, Status
@@ -33,7 +34,16 @@ if TYPE_CHECKING:
     from litestar_tasks.middleware import EnqueueHook
     from litestar_tasks.registry import Registry
 
-__all__ = ("FIELDS", "ClaimedJob", "LeaseState", "Settlement", "Submission", "TaskQueue", "WorkerHooks")
+__all__ = (
+    "FIELDS",
+    "ClaimedJob",
+    "Delivery",
+    "LeaseState",
+    "Settlement",
+    "Submission",
+    "TaskQueue",
+    "WorkerHooks",
+)
 
 logger = logging.getLogger("litestar_tasks.queues")
 
@@ -53,11 +63,16 @@ class ClaimedJob(Job):
         fence: Grows from one claim of the job to the next, whichever workers they are of; two that lie within the same
             millisecond may share it. (Tokens need not grow: on Redis each worker counts its own.)
         lost: Whether the worker has learnt that somebody else holds the job now.
+        document: The record as it was claimed; empty where the broker has no use for it.
+        untouched: Whether nobody but the worker has had the job in hand, so that the record of its end differs from
+            ``document`` by nothing but the outcome. Who changes another field sets it to False.
     """
 
     token: int = 0
     fence: int = 0
     lost: bool = False
+    document: bytes = b""
+    untouched: bool = False
 
 
 class Settlement(Enum):
@@ -96,6 +111,18 @@ class LeaseState:
     """Seconds since it was renewed last. It grows while the broker is away."""
     renewing: bool
     """Whether what renews it is alive."""
+
+
+@dataclass(slots=True)
+class Delivery:
+    """A row of an outbox on its way to becoming a job. Not frozen, as one is made for every row."""
+
+    row: str
+    """Names the row, and no other one ever."""
+    job: Job
+    """The job, queued, belonging to the queue that it is delivered to."""
+    once: bool = False
+    """As in ``TaskQueue.store``."""
 
 
 class TaskQueue(Queue, Operations):
@@ -210,7 +237,7 @@ class TaskQueue(Queue, Operations):
             "function": spec.task,
             "kwargs": dict(spec.kwargs) or None,
             "queue": self,
-            "key": spec.key or urandom(16).hex(),
+            "key": spec.key or _new_key(),
             "timeout": spec.timeout,
             "retries": spec.max_attempts,
             "ttl": spec.ttl,
@@ -351,6 +378,39 @@ class TaskQueue(Queue, Operations):
     async def worker_infos(self) -> Mapping[str, WorkerInfo]:
         """What ``write_worker_info`` stored and what has not expired, by the workers' ids."""
 
+    # The outbox's side
+
+    @abstractmethod
+    async def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """Store the jobs of rows, in order. Each row is heeded once, for seven days, however often it comes.
+
+        A key that is taken is no error: its row has been heeded.
+
+        Raises:
+            PayloadError: The broker refuses one of them for what it says; those before it are stored.
+            QueueUnavailableError: The broker did not answer in time; some of them may be stored.
+        """
+
+    @abstractmethod
+    async def incarnation(self) -> str | None:
+        """Names the server as long as it cannot have forgotten anything; None where the jobs end with this process.
+
+        Another name, after a restart or a failover, means that what was stored within two seconds before may be gone.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer.
+        """
+
+    @abstractmethod
+    async def release(self, rows: Sequence[str]) -> None:
+        """Heed rows that are gone for one more hour only.
+
+        Not less: somebody may have read one before it went, and may have been frozen with it since.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer. Nothing rests on it.
+        """
+
     # The worker's side
 
     @abstractmethod
@@ -403,3 +463,12 @@ class TaskQueue(Queue, Operations):
                 claimed until the process has ended: handed back now they would run twice at the same time. Those that
                 come back then have lost nothing. Defaults to none.
         """
+
+
+def _new_key() -> str:
+    """A key that no other job has.
+
+    It grows with time: what a broker keeps in the order of keys is entered at one end and leaves at the other, and is
+    never searched in the midst of a long queue.
+    """
+    return f"{time_ns():016x}{urandom(8).hex()}"

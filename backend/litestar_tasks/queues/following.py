@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -84,7 +85,7 @@ def _spec(job: Job, stored: dict[str, Any], what: str) -> JobSpec:
     fields["meta"] = meta
     if (lock := stored.get("lock")) is not None:
         deadline = round(job.completed / 1000 + stored["put_off"], 3) if stored.get("put_off") else 0
-        fields["lock"] = Lock(**{**lock, "deadline": deadline})
+        fields["lock"] = replace(Lock(**lock), deadline=deadline)
     fields["run_at"] = datetime.fromtimestamp(moment, UTC) if moment > job.completed / 1000 else None
     fields.setdefault("key", key)
     return JobSpec(task=stored["task"], **fields)

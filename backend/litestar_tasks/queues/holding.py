@@ -179,6 +179,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
 
     async def update(self, job: ClaimedJob) -> bool:
         """Write the fields of a claimed job as they are now, without changing its state."""
+        job.untouched = False
         while (pending := self._updates.get(job.token)) is not None:
             await asyncio.wait([pending.done])  # two at once could arrive in the wrong order
         if self._claims.get(job.token) is not job or job.token in self._busy:
@@ -207,6 +208,8 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
                 self._quarantine(token, key_of(name), document, error)
                 continue
             job.token = token
+            if records.is_extensible(job.__dict__, document):
+                job.document = document
             self._claims[token] = job
             jobs.append(job)
         return jobs

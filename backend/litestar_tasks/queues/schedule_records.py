@@ -181,7 +181,8 @@ class ScheduleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
             meta["expires"] = round(now / 1000 + self.call.expires, 3)
         call, lock = self.call, None
         if call.lock is not None:
-            lock = Lock(**{**call.lock, "deadline": now / 1000 + call.put_off if call.put_off else 0})
+            terms: dict[str, Any] = {**call.lock, "deadline": now / 1000 + call.put_off if call.put_off else 0}
+            lock = Lock(**terms)
         return JobSpec(
             task=schedule.task,
             kwargs=schedule.kwargs,

@@ -73,10 +73,10 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
     # What follows jobs that have ended
 
     def _make_relay(self, lease: float) -> Relay:
-        return Relay(self.name, self._deliver, every=lease / 3)
+        return Relay(self.name, self._pay, every=lease / 3)
 
     @abstractmethod
-    async def _deliver(self) -> bool:
+    async def _pay(self) -> bool:
         """Enqueue some of what is owed of jobs that have ended; see ``Relay``."""
 
     # The reader's side

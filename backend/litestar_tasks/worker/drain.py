@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from litestar_tasks.exceptions import TasksError
@@ -19,15 +19,21 @@ logger = logging.getLogger("litestar_tasks.worker")
 _EVERY: Final = 0.2
 
 
-async def until_empty(workers: Sequence[Worker]) -> None:
+async def until_empty(workers: Sequence[Worker], deliver: Callable[[], Awaitable[None]] | None = None) -> None:
     """Return when no job of these workers' queues is ready to run, or running, here or elsewhere.
 
     What other workers run is waited for, since it may be retried, handed back, or enqueue more. Jobs that are due later
     are not; those that become due meanwhile are. Nor is what waits in a queue that is paused.
+
+    Args:
+        workers: The workers.
+        deliver: Awaited before each look: brings jobs that are not in the queues yet. Defaults to none.
     """
     # Twice, because a job of the last queue may have ended by enqueueing into the first one.
     looks: list[list[int]] = []
     while len(looks) < 2:
+        if deliver is not None:
+            await deliver()
         look = [await _left(worker) for worker in workers]
         if None in look:
             looks.clear()

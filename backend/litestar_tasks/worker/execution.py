@@ -119,13 +119,16 @@ class Execution:
             args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
         chain = self._middleware + task.middleware
         current = CurrentJob(queue, job) if chain or task.job_parameters else None
+        job.untouched = current is None and not task.takes_context
         for name in task.job_parameters:
             kwargs[name] = current
         try:
             if chain and current is not None:
                 value = await call_through(chain, current, lambda: self._supplied(task, job, args, kwargs))
-            else:
+            elif self._dependencies.needs(task):
                 value = await self._supplied(task, job, args, kwargs)
+            else:
+                value = await self._call(task, job, args, kwargs)
         except UnstorableResultError as error:
             return _unstorable(task, job, error)
         except Exception as error:  # whatever a task raises is its outcome
@@ -141,6 +144,7 @@ class Execution:
     async def _supplied(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if not self._dependencies.needs(task):
             return await self._call(task, job, args, kwargs)
+        job.untouched = False  # a provider may have had it
         async with self._dependencies.resolve(task) as injected:
             return await self._call(task, job, args, {**kwargs, **injected})
 

@@ -175,6 +175,7 @@ class Worker(StockWorker):
         return not self._stopping and self._dispatcher is not None and not self._dispatcher.done()
 
     async def _dispatch(self) -> None:
+        loop = asyncio.get_running_loop()
         while not self._stopping:
             capacity = self._seats.free
             if not capacity:
@@ -187,7 +188,7 @@ class Worker(StockWorker):
                 continue  # said and paced by the queue
             for job in claimed:
                 attempt = self._attempts[job.token] = _Attempt(job, self._seats.take(job.group_key))
-                attempt.task = asyncio.create_task(self._run(attempt), name=job.function)
+                attempt.task = loop.create_task(self._run(attempt), name=job.function)
 
     async def _run(self, attempt: _Attempt) -> None:
         job, started = attempt.job, time.time() * 1000
@@ -204,7 +205,6 @@ class Worker(StockWorker):
             else:
                 self.outcomes[job.function, outcome.settlement] += 1
                 self._meter.count(job.function, outcome.settlement, ready=ready, started=started, ended=job.touched)
-                self._count(outcome.settlement)
         except Exception:
             logger.exception("job %s could not be settled; it stays claimed until this worker's lease lapses", job.id)
         finally:
@@ -279,6 +279,7 @@ class Worker(StockWorker):
 
     async def worker_info(self, ttl: int = REMEMBERED) -> WorkerInfo:
         """Say what SAQ's tools know of a worker, and which process it is and what that does."""
+        self._count()
         report = process_report(
             started=self.queue.started,
             running=self.running,
@@ -305,19 +306,16 @@ class Worker(StockWorker):
                 logger.debug("worker %s could not report: %s", self.id, error)
             await asyncio.sleep(every)
 
-    def _count(self, settlement: Settlement) -> None:
+    def _count(self) -> None:
+        """Count as SAQ's tools show it."""
+        by_settlement: Counter[Settlement] = Counter()
+        for (_, settlement), count in self.outcomes.items():
+            by_settlement[settlement] += count
         queue: Any = self.queue
-        match settlement:
-            case Settlement.COMPLETE:
-                queue.complete += 1
-            case Settlement.FAILED | Settlement.QUARANTINED:
-                queue.failed += 1
-            case Settlement.ABORTED:
-                queue.aborted += 1
-            case Settlement.RETRY:
-                queue.retried += 1
-            case _:
-                pass
+        queue.complete = by_settlement[Settlement.COMPLETE]
+        queue.failed = by_settlement[Settlement.FAILED] + by_settlement[Settlement.QUARANTINED]
+        queue.aborted = by_settlement[Settlement.ABORTED]
+        queue.retried = by_settlement[Settlement.RETRY]
 
 
 _STATUS: Final = {

@@ -6,7 +6,7 @@ import asyncio
 import inspect
 import itertools
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
@@ -18,7 +18,7 @@ from saq.types import CountKind, ListenCallback, QueueInfo, WorkerInfo
 from saq.utils import now
 
 from litestar_tasks.job import JobStatus, Submission, status_of
-from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
+from litestar_tasks.queues.base import ClaimedJob, Delivery, Settlement, WorkerHooks
 from litestar_tasks.queues.compatible import CompatibleQueue
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.locks import lock_of
@@ -80,6 +80,8 @@ class MemoryQueue(CompatibleQueue):
         self._state = State()
         self._active: dict[str, ClaimedJob] = {}
         self._aborts: dict[str, str] = {}
+        self._heeded: set[str] = set()
+        """Rows of an outbox."""
         self._tokens = itertools.count(1)
         self._changed = asyncio.Condition()
         self._followers: list[Callable[[], None]] = []
@@ -124,6 +126,22 @@ class MemoryQueue(CompatibleQueue):
         if deadline:
             job.scheduled = cast("int", min(job.scheduled, deadline))  # SAQ says int, and means seconds
         await self._keep_waiting(job, replace(lock, deadline=deadline))
+
+    # The outbox's side
+
+    async def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``TaskQueue.deliver``."""
+        for one in deliveries:
+            if one.row not in self._heeded:
+                self._heeded.add(one.row)
+                await self.store(one.job, once=one.once)
+
+    async def incarnation(self) -> None:
+        """See ``TaskQueue.incarnation``."""
+
+    async def release(self, rows: Sequence[str]) -> None:
+        """See ``TaskQueue.release``. Nobody else could have read them for this queue."""
+        self._heeded.difference_update(rows)
 
     # The reader's side
 

@@ -17,6 +17,7 @@ from litestar_tasks.queues import records
 from litestar_tasks.queues.postgres.connection import execute
 from litestar_tasks.queues.postgres.statements import (
     BIND,
+    HEED,
     HOLDERS,
     LOCK_OUT,
     OPEN_WINDOWS,
@@ -44,6 +45,8 @@ class Wanted:
     lock: Lock
     numbers: dict[str, Any]
     """What its row holds beside the document, by column."""
+    row: str | None = None
+    """The row of an outbox that it comes from, which is heeded once."""
 
 
 async def store_locked(
@@ -120,10 +123,14 @@ class _Storing:
         if any(one.lock.window for one in self._wanted):
             self._windows = dict(await self._ask(OPEN_WINDOWS, locks=locks))
 
+        heeded = await self._heeded()
         answers: list[bool | str] = []
         new: list[int] = []
         replacing: dict[str, int] = {}
         for index, one in enumerate(self._wanted):
+            if one.row in heeded:
+                answers.append(False)
+                continue
             holder = None if one.job.key in standing else self._holder(one)
             if holder is not None:
                 answers.append(holder)
@@ -139,6 +146,14 @@ class _Storing:
             answers[index] = False
         await self._replace(replacing)
         return answers
+
+    async def _heeded(self) -> set[str | None]:
+        """The rows that were heeded before. The others are from now on."""
+        rows = [one.row for one in self._wanted if one.row is not None]
+        if not rows:
+            return set()
+        fresh = {row for (row,) in await self._ask(HEED, rows=rows)}
+        return {row for row in rows if row not in fresh}
 
     def _holder(self, one: Wanted) -> str | None:
         """The key of the job that stands for all that want a lock."""

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from saq.job import Job
@@ -18,17 +19,18 @@ from litestar_tasks.queues.locks import lock_of
 from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of, rejects
 from litestar_tasks.queues.postgres.locking import Wanted, store_locked, store_locked_within
 from litestar_tasks.queues.postgres.records import job_of
-from litestar_tasks.queues.postgres.statements import ENQUEUE_MANY, ENQUEUE_ONE, READ
+from litestar_tasks.queues.postgres.statements import DELIVER_MANY, ENQUEUE_MANY, ENQUEUE_ONE, READ
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
 
+    from litestar_tasks.queues.base import Delivery
     from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.postgres.connection import Connection, Link
     from litestar_tasks.queues.postgres.listener import Announcer
     from litestar_tasks.uniqueness import Lock
 
-__all__ = ("Producer", "max_losses_of", "tag_of")
+__all__ = ("Producer", "insertions", "max_losses_of", "tag_of")
 
 AnswerT = TypeVar("AnswerT")
 
@@ -51,6 +53,8 @@ class _Entry:
     document: bytes
     once: bool
     lock: Lock | None
+    row: str | None = None
+    """The row of an outbox that it comes from."""
     answer: asyncio.Future[_Answer] | None = None
     flying: bool = False
     """Whether a round trip that it is part of is under way."""
@@ -60,7 +64,7 @@ class _Entry:
     @property
     def refuses_ended(self) -> bool:
         """Whether the key of a job that has ended is refused, too: if sent before, this one may have run since."""
-        return self.once or self.sent
+        return self.once or (self.sent and self.row is None)
 
 
 class Producer:
@@ -125,6 +129,15 @@ class Producer:
                     await asyncio.gather(flight, return_exceptions=True)
         return submissions
 
+    async def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``TaskQueue.deliver``. Five hundred jobs travel together, each statement with its markers."""
+        async with self._bulk_lock:
+            for start in range(0, len(deliveries), _BULK):
+                part = [self._entry(one.job, once=one.once) for one in deliveries[start : start + _BULK]]
+                for entry, one in zip(part, deliveries[start : start + _BULK], strict=True):
+                    entry.row = one.row
+                await self._insist(part, partial(self._send, part))
+
     async def store_within(self, connection: Connection, jobs: Sequence[Job]) -> None:
         """Store jobs as a part of somebody's transaction, but for those whose keys are taken.
 
@@ -146,8 +159,7 @@ class Producer:
             await asyncio.gather(self._sending, return_exceptions=True)
 
     def _entry(self, job: Job, *, once: bool) -> _Entry:
-        _check(job)
-        return _Entry(job, records.encode(job), once, lock_of(job))
+        return _entry(job, once=once)
 
     async def _share(self, entry: _Entry) -> _Answer:
         if not self._free:
@@ -298,6 +310,27 @@ class Producer:
         return QueueUnavailableError(self._label, reason, job_id=job_id, maybe_enqueued=maybe)
 
 
+def insertions(queue: str, jobs: Sequence[tuple[Job, bool]]) -> list[tuple[str, dict[str, Any], list[Job]]]:
+    """Statements that store jobs in order on a connection of somebody else's, each with its parameters and its jobs.
+
+    One of one job answers with a row if it was stored; one of several with the keys of those that were.
+
+    Args:
+        queue: The queue's name on the wire.
+        jobs: The jobs, each with whether it is to be stored once only.
+
+    Raises:
+        PayloadError: Postgres could not hold one of them.
+    """
+    groups = _groups([_entry(job, once=once) for job, once in jobs])
+    return [(*_statement(queue, group), [entry.job for entry in group]) for group in groups]
+
+
+def _entry(job: Job, *, once: bool) -> _Entry:
+    _check(job)
+    return _Entry(job, records.encode(job), once, lock_of(job))
+
+
 def _groups(entries: Sequence[_Entry]) -> list[list[_Entry]]:
     """Entries in order, in groups that one statement can store: it can't meet a key twice."""
     groups: list[list[_Entry]] = []
@@ -339,7 +372,7 @@ def _row(entry: _Entry) -> tuple[Any, ...]:
 def _wanted(group: Sequence[_Entry]) -> list[Wanted]:
     """Those of a group that take a lock: all of them, or none."""
     return [
-        Wanted(entry.job, entry.lock, dict(zip(_NAMES, _row(entry), strict=True)))
+        Wanted(entry.job, entry.lock, dict(zip(_NAMES, _row(entry), strict=True)), entry.row)
         for entry in group
         if entry.lock is not None
     ]
@@ -348,9 +381,12 @@ def _wanted(group: Sequence[_Entry]) -> list[Wanted]:
 def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]]:
     rows = [_row(entry) for entry in group]
     common = {"queue": queue, "once": group[0].refuses_ended}
-    if len(rows) == 1 and group[0].lock is None:
+    if len(rows) == 1 and group[0].lock is None and group[0].row is None:
         return ENQUEUE_ONE, {**common, **dict(zip(_NAMES, rows[0], strict=True))}
-    return ENQUEUE_MANY, {**common, **dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))}
+    parameters = {**common, **dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))}
+    if group[0].row is None:
+        return ENQUEUE_MANY, parameters
+    return DELIVER_MANY, {**parameters, "rows": [entry.row for entry in group]}
 
 
 def max_losses_of(job: Job) -> int | None:

@@ -20,7 +20,7 @@ from litestar_tasks.config import check_durability
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError, TasksError
 from litestar_tasks.job import JobStatus
 from litestar_tasks.queues import records, retention
-from litestar_tasks.queues.base import WorkerHooks
+from litestar_tasks.queues.base import Delivery, WorkerHooks
 from litestar_tasks.queues.operations import Capability, JobFilter
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.postgres import statements
@@ -37,7 +37,7 @@ from litestar_tasks.queues.postgres.connection import (
 from litestar_tasks.queues.postgres.consumer import Consumer
 from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
-from litestar_tasks.queues.postgres.producer import Producer
+from litestar_tasks.queues.postgres.producer import Producer, insertions
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.schedules import PostgresSchedules
 from litestar_tasks.queues.reports import living
@@ -179,6 +179,41 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
                 f"{row[0]}, synchronous_commit is {row[1]}; turn both on"
             )
 
+    # The outbox's side
+
+    async def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``TaskQueue.deliver``."""
+        await self._producer.deliver(deliveries)
+
+    async def incarnation(self) -> str:
+        """See ``TaskQueue.incarnation``: a commit may be forgotten where ``synchronous_commit`` is off."""
+        with self._answering():
+            ((started,),) = await self._reader.ask(statements.SERVER_RUN)
+        return str(started)
+
+    async def release(self, rows: Sequence[str]) -> None:
+        """See ``TaskQueue.release``."""
+        with self._answering():
+            await self._reader.ask(statements.LET_GO_OF_ROWS, {"queue": self.name, "rows": list(rows)})
+
+    async def identity(self) -> tuple[str | bool | None, ...]:
+        """What ``statements.IDENTITY`` answers here; whoever gets the same answer can store jobs by ``insertions``.
+
+        Raises:
+            QueueUnavailableError: The server did not answer.
+        """
+        with self._answering():
+            ((*answer,),) = await self._reader.ask(statements.IDENTITY)
+        return tuple(answer)
+
+    def insertions(self, jobs: Sequence[tuple[Job, bool]]) -> list[tuple[str, dict[str, Any], list[Job]]]:
+        """Statements that store jobs in somebody else's transaction; see ``producer.insertions``."""
+        return insertions(self.name, jobs)
+
+    def announce(self) -> None:
+        """Tell workers that there is work which somebody else has stored."""
+        self._announcer.ready()
+
     # What follows jobs that have ended
 
     async def owes(self) -> bool:
@@ -187,16 +222,16 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
             ((owes,),) = await self._reader.ask(statements.OWES, {"queue": self.name})
         return bool(owes)
 
-    async def _deliver(self) -> bool:
+    async def _pay(self) -> bool:
         """Enqueue some of what is to follow jobs that have ended, in whichever queue, in one transaction."""
         try:
-            return await self._deliver_some(_DELIVERED)
+            return await self._pay_some(_DELIVERED)
         except (psycopg.Error, TasksError) as error:
             if isinstance(error, BrokerError):
                 raise
-        return await self._deliver_some(1, give_up=True)  # find out which, alone
+        return await self._pay_some(1, give_up=True)  # find out which, alone
 
-    async def _deliver_some(self, limit: int, *, give_up: bool = False) -> bool:
+    async def _pay_some(self, limit: int, *, give_up: bool = False) -> bool:
         ready: set[PostgresQueue] = set()
 
         async def deliver(connection: Connection) -> int:

@@ -116,6 +116,9 @@ ALTER TABLE litestar_tasks_jobs
     ADD COLUMN put_off_until timestamptz; -- calls that replace its arguments put it off at most to then; null: for ever
 CREATE UNIQUE INDEX litestar_tasks_locks ON litestar_tasks_jobs (queue, lock)
     WHERE lock IS NOT NULL AND status IN ('queued', 'active');
+-- Who is next of a group, also while another worker has just locked that row.
+CREATE INDEX litestar_tasks_turns ON litestar_tasks_jobs (queue, group_key, priority, position)
+    WHERE status = 'queued' AND scheduled IS NULL AND group_key IS NOT NULL;
 
 -- For how long a job stands for calls that are alike, whatever becomes of it.
 CREATE TABLE litestar_tasks_windows (
@@ -151,6 +154,19 @@ $$;
 CREATE TRIGGER litestar_tasks_owe AFTER UPDATE OF status ON litestar_tasks_jobs FOR EACH ROW
     WHEN (NEW.follows AND OLD.status IN ('queued', 'active') AND NEW.status NOT IN ('queued', 'active'))
     EXECUTE FUNCTION litestar_tasks_owe();
+""",
+    ),
+    (
+        "the rows of outboxes that have become jobs",
+        """\
+-- A row of an outbox in another database is heeded once, as long as this is kept.
+CREATE TABLE litestar_tasks_seen (
+    queue text NOT NULL,
+    outbox_row text NOT NULL,
+    expire_at timestamptz NOT NULL,
+    PRIMARY KEY (queue, outbox_row)
+);
+CREATE INDEX litestar_tasks_seen_until ON litestar_tasks_seen (queue, expire_at);
 """,
     ),
     (

@@ -106,6 +106,48 @@ UPDATE {JOBS} SET job = %(job)b, priority = %(priority)s, group_key = %(group_ke
 WHERE queue = %(queue)s AND key = %(key)s AND status = 'queued'
 """
 
+# The same for rows of an outbox in another database, each of which is heeded once.
+HEED: Final = """
+INSERT INTO litestar_tasks_seen (queue, outbox_row, expire_at)
+SELECT %(queue)s, unnest(%(rows)s::text[]), now() + interval '7 days'
+ON CONFLICT DO NOTHING RETURNING outbox_row
+"""
+
+DELIVER_MANY: Final = f"""
+WITH fresh AS ({HEED})
+INSERT INTO {JOBS} (queue, status, {_COLUMNS})
+SELECT %(queue)s, 'queued', key, job, priority, group_key,
+    CASE WHEN due > extract(epoch FROM now()) THEN to_timestamp(due) END, max_losses, attempts, task, tag, follows
+FROM unnest(%(keys)s::text[], %(jobs)b::bytea[], %(priorities)s::int[], %(group_keys)s::text[], %(dues)s::float8[],
+    %(max_losses)s::int[], %(attempts)s::int[], %(tasks)s::text[], %(tags)s::text[], %(follows)s::bool[],
+    %(rows)s::text[])
+    WITH ORDINALITY AS new (key, job, priority, group_key, due, max_losses, attempts, task, tag, follows, outbox_row,
+    number)
+WHERE outbox_row IN (SELECT outbox_row FROM fresh) ORDER BY number
+{_STORE} RETURNING key
+"""
+
+# Heed rows that are gone for one more hour, and forget those whose time is over.
+LET_GO_OF_ROWS: Final = """
+WITH expired AS (
+    DELETE FROM litestar_tasks_seen WHERE queue = %(queue)s AND expire_at <= now()
+)
+UPDATE litestar_tasks_seen SET expire_at = now() + interval '1 hour'
+WHERE queue = %(queue)s AND outbox_row = ANY (%(rows)s::text[]) AND expire_at > now()
+"""
+
+# What stays the same as long as the server cannot have forgotten a commit.
+SERVER_RUN: Final = "SELECT pg_postmaster_start_time()::text"
+
+# Whether another connection is to the same table, and may write to it: compared with what it answers itself.
+IDENTITY: Final = f"""
+SELECT pg_postmaster_start_time()::text, (SELECT oid FROM pg_database WHERE datname = current_database())::text,
+    to_regclass('{JOBS}')::oid::text, CASE WHEN to_regclass('{JOBS}') IS NULL THEN false ELSE
+    has_table_privilege('{JOBS}', 'INSERT') AND has_table_privilege('{JOBS}', 'UPDATE')
+    AND has_table_privilege('{JOBS}', 'SELECT')
+    AND has_sequence_privilege('litestar_tasks_positions', 'USAGE') END
+"""
+
 NOTIFY: Final = "SELECT pg_notify(channel, payload) FROM unnest(%s::text[], %s::text[]) AS said (channel, payload)"
 
 # ---------------------------------------------------------------------------------------------------- the reader
@@ -199,10 +241,15 @@ WITH picked AS MATERIALIZED (
     ORDER BY priority, position LIMIT %(want)s FOR UPDATE SKIP LOCKED
 ), chosen AS MATERIALIZED (
     SELECT key, nextval('litestar_tasks_tokens') AS token FROM (
-        SELECT key, group_key, row_number() OVER (PARTITION BY group_key ORDER BY priority, position) AS nth,
+        SELECT key, group_key, priority, position,
+            row_number() OVER (PARTITION BY group_key ORDER BY priority, position) AS nth,
             row_number() OVER (ORDER BY priority, position) AS turn
         FROM picked ORDER BY turn
-    ) AS ordered WHERE group_key IS NULL OR nth = 1
+    ) AS ordered WHERE group_key IS NULL OR (nth = 1 AND NOT EXISTS (
+        SELECT FROM {JOBS} AS earlier
+        WHERE earlier.queue = %(queue)s AND earlier.group_key = ordered.group_key AND earlier.status = 'queued'
+            AND earlier.scheduled IS NULL
+            AND (earlier.priority, earlier.position) < (ordered.priority, ordered.position)))
 ), claimed AS (
     UPDATE {JOBS} AS job SET status = 'active', owner = %(owner)s, token = chosen.token, started = now(),
         worker = %(worker)s, lock = CASE WHEN job.lock_until_start THEN NULL ELSE job.lock END

@@ -74,6 +74,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         self._layout = layout
         self._endpoint = endpoint
         self._announcements = announcements
+        self._worker = records.to_json(worker_id)
         self._incarnation: Incarnation | None = None
         self._retiring: list[Incarnation] = []
         self._registering = asyncio.Lock()
@@ -82,7 +83,7 @@ class Consumer(Hold[Operation, LeaseThread]):
             layout,
             outage,
             terms.limits,
-            worker=records.to_json(worker_id),
+            worker=self._worker,
             lease=terms.lease,
             incarnation=self._current,
             accept=self._accept,
@@ -149,7 +150,10 @@ class Consumer(Hold[Operation, LeaseThread]):
             document = records.encode(job, status=Status.QUEUED, **UNSTARTED)
             number = max(0, int(delay * 1000))
         else:
-            document = records.encode(job)
+            if settlement is Settlement.COMPLETE and job.untouched and job.document:
+                document = records.completed(job, job.document, self._worker)
+            else:
+                document = records.encode(job)
             number = record_ttl(job, settlement, self._terms.limits.failed_ttl)
         return Operation(
             settlement.value,

@@ -33,6 +33,7 @@
 ``saq:<name>:retrying``         zset     of the jobs that wait until a moment, those that have failed before
 ``saq:<name>:paused``           string   who paused the queue and when (JSON); exists while nothing is claimed
 ``saq:<name>:m:<minute>``       hash     ``<task>:<counter>`` to a number, for a day: see ``tallies.py``
+``saq:<name>:seen:<row>``       string   exists for a row of an outbox that has become a job, for a week
 ``saq:<name>:sched:spec``       hash     id to document of each schedule; ``sched:next`` is the zset of the moments
                                          (ms) at which they are due
 ``saq:<name>:sched:releases``   hash     what a release declares (a digest) to the moment at which it was first seen

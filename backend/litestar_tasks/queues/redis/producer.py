@@ -111,10 +111,14 @@ class Producer:
         answer = await self._insist(entry, self._batcher.ask)
         return self._submission(entry, answer)
 
-    async def store_many(self, jobs: Sequence[tuple[Job, bool]]) -> list[Submission]:
+    async def store_many(self, jobs: Sequence[tuple[Job, bool]], rows: Sequence[str] = ()) -> list[Submission]:
         """Store jobs in order, each with whether it is to be stored once only.
 
         While the server stores one part, the next one is being encoded. All parts share one wait for a guarantee.
+
+        Args:
+            jobs: The jobs.
+            rows: The rows of an outbox that they come from, each of which is heeded once. Defaults to none.
         """
         submissions: list[Submission] = []
         async with self._bulk_lock:
@@ -123,6 +127,8 @@ class Producer:
             try:
                 for start in range(0, len(jobs), LIMIT):
                     part = [self._entry(job, once=once) for job, once in jobs[start : start + LIMIT]]
+                    for entry, row in zip(part, rows[start : start + LIMIT], strict=False):
+                        entry.mode = f"row:{'once' if entry.mode == 'once' else 'new'}:{row}"
                     if flight is not None:
                         submissions += await flight
                     flight = asyncio.create_task(self._store_part(part))
@@ -237,7 +243,7 @@ class Producer:
         args = self._arguments(entries)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.
-            return await _ENQUEUE.run(link, self._layout.incomplete, args, self._deadline / 2)
+            answer = await _ENQUEUE.run(link, self._layout.incomplete, args, self._deadline / 2)
         except ResponseError:
             for entry in entries:
                 entry.flying = False  # refused, with nothing stored
@@ -246,6 +252,7 @@ class Producer:
             for entry in entries:
                 entry.flying, entry.sent = False, entry.sent or not never_sent(error)
             raise
+        return _each(answer, entries)
 
     def _arguments(self, entries: Sequence[_Entry], owed: bytes = b"") -> list[bytes | str | float]:
         args: list[bytes | str | float] = [self._layout.prefix, owed]
@@ -298,7 +305,7 @@ class Producer:
         if refusals:
             raise refusals[0]
         guarantee.judge(written if isinstance(written, ResponseError) else waited)
-        return [one for answer in answers for one in answer]
+        return [one for part, answer in zip(parts, answers, strict=True) for one in _each(answer, part)]
 
     async def _begin_bulk(self, guarantee: Guarantee) -> int:
         """See that the connection lives, and return its epoch."""
@@ -365,6 +372,11 @@ class Producer:
         return QueueUnavailableError(
             self._label, reason, job_id=entries[0].job_id if maybe else None, maybe_enqueued=maybe
         )
+
+
+def _each(answer: Any, entries: Sequence[_Entry]) -> Sequence[Any]:
+    """What the script answers for each job; it says no more than 1 where all are stored."""
+    return [1] * len(entries) if answer == 1 else answer
 
 
 def max_losses_of(job: Job) -> int:

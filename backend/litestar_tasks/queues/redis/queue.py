@@ -20,7 +20,7 @@ from saq.utils import now
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.job import JobStatus, status_of
 from litestar_tasks.queues import records
-from litestar_tasks.queues.base import ClaimedJob, WorkerHooks
+from litestar_tasks.queues.base import ClaimedJob, Delivery, WorkerHooks
 from litestar_tasks.queues.operations import Capability
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.redis.batching import Batcher
@@ -49,6 +49,8 @@ logger = logging.getLogger("litestar_tasks.queues")
 _ABORT: Final = Script("abort")
 _PATCH: Final = Script("patch")
 _PAGE: Final = 100
+_FORGET: Final = 3600
+"""Seconds for which a row of an outbox that is gone is still heeded."""
 _DELIVERED: Final = 10
 """Jobs that are read together to enqueue their follow-ups: each comes with its result."""
 _OLDEST_SERVER: Final = (6, 2)
@@ -182,6 +184,26 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         """The whole name of one of the queue's keys."""
         return self._layout.key(key)
 
+    # The outbox's side
+
+    async def deliver(self, deliveries: Sequence[Delivery]) -> None:
+        """See ``TaskQueue.deliver``. Two hundred jobs travel together, each part in one step with its markers."""
+        await self._producer.store_many([(one.job, one.once) for one in deliveries], [one.row for one in deliveries])
+
+    async def incarnation(self) -> str:
+        """See ``TaskQueue.incarnation``: the run of the server, and the history of writes that it goes on with."""
+        with self._answering():
+            server, replication = [await self._command("INFO", section) for section in ("server", "replication")]
+        return f"{server['run_id']}:{replication['master_replid']}"
+
+    async def release(self, rows: Sequence[str]) -> None:
+        """See ``TaskQueue.release``."""
+        pipeline: Any = self.redis.pipeline(transaction=False)
+        for row in rows:
+            pipeline.expire(self._layout.key(f"seen:{row}"), _FORGET)
+        with self._answering():
+            await pipeline.execute()
+
     # What follows jobs that have ended
 
     async def owes(self) -> bool:
@@ -189,7 +211,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         with self._answering():
             return bool(await self._command("EXISTS", self._layout.key("owed")))
 
-    async def _deliver(self) -> bool:
+    async def _pay(self) -> bool:
         """Enqueue some of what is owed.
 
         What goes to another queue, whose keys may be on another node, is stored there first. Should this process die

@@ -58,6 +58,14 @@ local function forget(name, ids)
   if #ids > 0 and call('EXISTS', key) == 1 then call('HDEL', key, unpack(ids)) end
 end
 
+-- The same for several hashes, nearly always none of which is there.
+local function forget_all(names, ids)
+  local keys = {}
+  for k = 1, #names do keys[k] = prefix .. names[k] end
+  if #ids == 0 or call('EXISTS', unpack(keys)) == 0 then return end
+  for _, name in ipairs(names) do forget(name, ids) end
+end
+
 -- These do not wait for another attempt any more. Most jobs never do, and then there is no such set.
 local function leave_retrying(ids)
   local key = prefix .. 'retrying'
@@ -369,7 +377,7 @@ local function abort_all(ids, reasons, now, ttl, keep)
     call('PUBLISH', ids[k], 'aborted')
   end
   if owe(ids) then call('PUBLISH', prefix .. 'ctl', 'owed') end
-  for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ids) end
+  forget_all({'aborts', 'losses', 'prio', 'max_losses'}, ids)
   unbind(ids)
   index('aborted', kept, now, keep)
 end

@@ -5,8 +5,9 @@
 --   kind, id, token, document, number.
 -- Number: for retry and snooze the delay in ms; for what ends the job the ttl of its record in seconds (0: for ever,
 --   negative: not in the index).
--- Answer: state, now (ms), ms until the next waiting job is due (-1: none), documents that were missing, the numbers of
---   the refused operations, and the claimed jobs as lengths and bytes of id, document, id, document, ….
+-- Answer: two texts. Numbers: state, now (ms), ms until the next waiting job is due (-1: none), documents that were
+--   missing, how many operations were refused and which, and the lengths of what the second one holds: of each claimed
+--   job its id and document.
 -- State: -1 the lease is gone, 0 nothing was asked, 1 there may be more, 2 paused, 3 the queue is empty.
 
 local HEADER, STRIDE = 9, 5
@@ -20,6 +21,12 @@ if not (inc and want and first and lease and keep and keep_failed and abort_ttl)
 end
 local ENDS = {complete = 'complete', failed = 'failed', aborted = 'aborted', quarantined = 'failed'}
 local BACK = {retry = true, snooze = true, hand_back = true}
+
+-- Whether a state is that of a claim. They are nearly always spelled alike, which is found out faster.
+local function is_held(state, token)
+  return state and (state == '-' .. token or tonumber(state) == -tonumber(token))
+end
+
 local ids = {}
 for k = 1, count do
   local at = HEADER + 1 + (k - 1) * STRIDE
@@ -44,7 +51,7 @@ if count > 0 then
   for k = 1, count do
     local at, id = HEADER + 1 + (k - 1) * STRIDE, ids[k]
     local kind, document, number = ARGV[at], ARGV[at + 3], tonumber(ARGV[at + 4])
-    if settled[id] or not states[k] or tonumber(states[k]) ~= -tonumber(ARGV[at + 2]) then
+    if settled[id] or not is_held(states[k], ARGV[at + 2]) then
       refused[#refused + 1] = k
     elseif ENDS[kind] then
       settled[id] = true
@@ -93,7 +100,7 @@ if count > 0 then
   if #ended > 0 then
     call('ZREM', incomplete, unpack(ended))
     owe(ended)
-    for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ended) end
+    forget_all({'aborts', 'losses', 'prio', 'max_losses'}, ended)
     unbind(ended)
     for _, id in ipairs(by_status.quarantined) do call('ZADD', prefix .. 'quarantined', now, id) end
     index('complete', by_status.complete, now, keep)
@@ -115,11 +122,19 @@ end
 
 return_inbox(inc)
 
+local function answer(state, wait, orphans, texts)
+  local lengths, bytes = packed(texts or {})
+  local numbers = {state, integer(now), integer(wait or -1), orphans or 0, #refused}
+  for k = 1, #refused do numbers[#numbers + 1] = refused[k] end
+  numbers[#numbers + 1] = lengths
+  return {table.concat(numbers, ' '), bytes}
+end
+
 -- Claims are given only to who holds a lease, so that there is none that nobody would recover.
-if not call('ZSCORE', prefix .. 'leases', me) then return {-1, now, -1, 0, refused, '', ''} end
+if not call('ZSCORE', prefix .. 'leases', me) then return answer(-1) end
 if lease > 0 then call('ZADD', prefix .. 'leases', now + lease, me) end
-if want == 0 then return {0, now, -1, 0, refused, '', ''} end
-if call('EXISTS', prefix .. 'paused') == 1 then return {2, now, -1, 0, refused, '', ''} end
+if want == 0 then return answer(0) end
+if call('EXISTS', prefix .. 'paused') == 1 then return answer(2) end
 
 move_due(now)
 
@@ -164,7 +179,7 @@ if #claimed < want then
   local next_one = call('ZRANGEBYSCORE', incomplete, 1, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   if next_one[2] then wait = math.max(0, math.ceil(tonumber(next_one[2]) * 1000 - now)) end
 end
-if #claimed == 0 then return {popped < 500 and 3 or 1, now, wait, 0, refused, '', ''} end
+if #claimed == 0 then return answer(popped < 500 and 3 or 1, wait) end
 
 local documents = call('MGET', unpack(claimed))
 local fields = ',"status":"active","started":' .. integer(now) .. ',"worker_id":' .. worker .. '}'
@@ -184,8 +199,7 @@ end
 if #entries > 0 then call('ZADD', incomplete, unpack(entries)) end
 if #orphans > 0 then
   call('ZREM', incomplete, unpack(orphans))
-  for _, name in ipairs({'losses', 'prio', 'max_losses', 'follows'}) do forget(name, orphans) end
+  forget_all({'losses', 'prio', 'max_losses', 'follows'}, orphans)
   unbind(orphans)
 end
-local lengths, bytes = packed(texts)
-return {1, now, wait, #orphans, refused, lengths, bytes}
+return answer(1, wait, #orphans, texts)

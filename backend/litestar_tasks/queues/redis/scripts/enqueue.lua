@@ -7,16 +7,19 @@
 -- Mode 'new' refuses the id of a job that is not finished; 'once' also one whose record is still there. 'again:<ms>' is
 -- a job of that moment that may have been stored by an earlier call, and may have run since: it refuses its own record,
 -- and not that of an earlier job of the same id. Behind it, after a space, stand the terms of a job that has any.
--- Answer: for each job 1, or the document that stands in its way ('' where there is none), or by its terms the id of the
--- job that stands for it, and that job's document. Nothing where it is not owed.
+-- 'row:new:<row>' and 'row:once:<row>' are the two for a row of an outbox, which is heeded once: that it was is noted
+-- beside what was made of it.
+-- Answer: 1 if all were stored, or else for each job 1, or the document that stands in its way ('' where there is none),
+-- or by its terms the id of the job that stands for it, and that job's document. Nothing where it is not owed.
 
 local STRIDE, HEADER = 7, 2
+local WEEK = 604800
 local owed, count = ARGV[2], (#ARGV - HEADER) / STRIDE
 if not owed or count < 0 or count > LIMIT or count ~= math.floor(count) or count == 0 and owed == '' then
   return reject('enqueue: wrong number of arguments')
 end
 local ids = {}
-local bound, modes  -- of jobs that are bound, or come again; most calls have none
+local bound, modes, rows  -- of jobs that are bound, come again, or are rows; most calls have none
 for k = 1, count do
   local at = HEADER + 1 + (k - 1) * STRIDE
   local id, moment, priority, losses, mode = ARGV[at], tonumber(ARGV[at + 2]), tonumber(ARGV[at + 3]), tonumber(ARGV[at + 4]), ARGV[at + 6]
@@ -24,10 +27,12 @@ for k = 1, count do
   if not priority or priority ~= math.floor(priority) then return reject('enqueue: job ' .. k .. ' has no whole priority') end
   if mode ~= 'new' and mode ~= 'once' then
     local first, rest = string.match(mode or '', '^(%S+) (.*)$')
-    bound, modes = bound or {}, modes or {}
+    bound, modes, rows = bound or {}, modes or {}, rows or {}
     mode, bound[k] = first or mode, first and binding().terms_of(rest)
-    modes[k] = mode
     if first and not bound[k] then return reject('enqueue: job ' .. k .. ' has no terms') end
+    local kind, row = string.match(mode or '', '^row:(%a+):(.+)$')
+    if kind then mode, rows[k] = kind, prefix .. 'seen:' .. row end
+    modes[k] = mode
     if mode ~= 'new' and mode ~= 'once' and not string.match(mode or '', '^again:%d+$') then
       return reject('enqueue: job ' .. k .. ' has no mode')
     end
@@ -85,10 +90,13 @@ end
 for k = 1, count do
   local at, id, terms = HEADER + 1 + (k - 1) * STRIDE, ids[k], bound and bound[k]
   local exists = some_exist and call('EXISTS', id) == 1
+  local heeded = rows and rows[k] and call('SET', rows[k], 1, 'NX', 'EX', WEEK) == false
   local holder, deadline
   local taken = states[k] or seen[id] or (exists and stands(id, modes and modes[k] or ARGV[at + 6]))
-  if terms and not taken then holder, deadline = binding().holder_of(terms) end
-  if holder then
+  if terms and not taken and not heeded then holder, deadline = binding().holder_of(terms) end
+  if heeded then
+    answer[k] = 1
+  elseif holder then
     answer[k] = {holder}
     if terms.letter == 'd' and deadline then replace(holder, k, terms, deadline) end
   elseif taken then
@@ -125,6 +133,7 @@ end
 push('RPUSH', ready)
 if bell then ring() end
 leave_ended(reborn)
+if #documents == 2 * count then return 1 end
 for k = 1, count do
   if not answer[k] then
     answer[k] = call('GET', ids[k]) or ''

@@ -12,7 +12,7 @@ local stands = call('HGET', specs, id) or ''
 if stands ~= seen then return stands == new and 1 or 0 end
 if #ARGV > 5 then
   local answer = enqueue({prefix, unpack(ARGV, 6)})
-  if answer.err then return answer end
+  if type(answer) == 'table' and answer.err then return answer end
 end
 if new == '' then
   call('HDEL', specs, id)
