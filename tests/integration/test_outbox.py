@@ -578,6 +578,7 @@ async def test_rows_that_cannot_be_read_are_parked_and_hold_nobody_up(start: Sta
             await session.execute(text(f"UPDATE {TABLE} SET document = '{{}}' WHERE number = 0"))
             await session.commit()
         assert [await app.result(job) for job in jobs[1:]] == [1, 2]
+        await eventually(lambda: _parked(app, 1))
         (row,) = await app.outbox.parked()
         assert row.reason.startswith("unreadable: ")
 
