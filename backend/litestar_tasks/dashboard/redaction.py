@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, cast
 
-from litestar_tasks.redaction import MASK, masked_end, masked_text
+from litestar_tasks.redaction import MASK, is_secret_name, masked_end, masked_text
 
 __all__ = ("printable", "shown", "shown_end")
 
@@ -15,17 +14,6 @@ _DEEPEST: Final = 32
 _LONGEST_NAME: Final = 200
 # Texts are searched this much further than they are shown: a secret that begins before the cut is found whole.
 _MARGIN: Final = 1_024
-
-# Names that say it by one of their words, and names that hold it without a word's limits (`accesstoken`).
-_WORDS: Final = re.compile(
-    "auth|bearer|cards?|cookies?|credentials?|cvc|cvv|dsn|iban|jwt|otp|pan|passphrase|passwd|password|pin|pwd|secrets?|"
-    "signature|ssn|tokens?"
-)
-_PARTS: Final = re.compile(
-    "accesskey|apikey|authorization|cardnumber|credential|creditcard|passphrase|passwd|password|privatekey|secret|"
-    "sessionid|token"
-)
-_EACH_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 def shown(value: Any, limit: int) -> str:
@@ -82,7 +70,7 @@ class _Budget:
                 break
             name = str(key)[:_LONGEST_NAME]
             self._left -= len(name)
-            found[masked_text(name)] = MASK if _is_secret(name) else self.mask(item, depth + 1)
+            found[masked_text(name)] = MASK if is_secret_name(name) else self.mask(item, depth + 1)
         return found
 
     def _items(self, value: Iterable[Any], depth: int) -> list[Any]:
@@ -93,10 +81,3 @@ class _Budget:
                 found.append("…")
                 break
         return found
-
-
-def _is_secret(name: str) -> bool:
-    """Whether a field of this name holds what nobody should read: ``password``, ``apiKey``, ``CARD_NUMBER``."""
-    if any(_WORDS.fullmatch(word.lower()) for word in _EACH_WORD.findall(name)):
-        return True
-    return _PARTS.search(re.sub(r"[^a-z]", "", name.lower())) is not None

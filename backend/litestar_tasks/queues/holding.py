@@ -19,7 +19,7 @@ from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.retention import Limits
 
 if TYPE_CHECKING:
-    from saq.queue.base import Queue
+    from litestar_tasks.queues.base import TaskQueue
 
 __all__ = ("BACK", "CLOSING", "UNSTARTED", "Hold", "Sending", "Tell", "Terms", "Write", "millis")
 
@@ -97,7 +97,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
     _lease: LeaseT
 
     def __init__(
-        self, queue: Queue, address: str, outage: Outage, *, terms: Terms, worker_id: str, hooks: WorkerHooks
+        self, queue: TaskQueue, address: str, outage: Outage, *, terms: Terms, worker_id: str, hooks: WorkerHooks
     ) -> None:
         self._queue = queue
         self._name = queue.name
@@ -213,6 +213,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         job.token = token
         self._claims[token] = job
         self._settle(self._settlement(job, Settlement.QUARANTINED))
+        self._queue.instrument(job, "ended")
 
     def _fail_lost(self, jobs: Iterable[ClaimedJob], *, left: bool) -> None:
         """Settle as failed what was taken from a lost worker, or from one that left it, and must not run again."""
@@ -229,6 +230,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
             job.status, job.completed = Status.FAILED, millis()
             logger.error("queue %r: job %s is failed: %s", self._name, job.id, job.error)
             self._settle(self._settlement(job, Settlement.FAILED))
+            self._queue.instrument(job, "ended")
 
     def _settled(self, operation: WriteT, accepted: bool) -> None:
         """Something was answered."""
