@@ -79,7 +79,7 @@ async def pointless() -> None:
 async def sleepy() -> str:
     counts["sleepy"] = counts.get("sleepy", 0) + 1
     if counts["sleepy"] < 3:
-        raise Snooze(0)
+        raise Snooze(delay=0.01)
     return "awake"
 
 
@@ -214,7 +214,7 @@ async def test_a_job_is_recorded_when_it_is_enqueued_and_when_it_has_ended(start
         await app.recorded(later, "scheduled")
     async with start_again(start) as app:
         ended = await app.recorded(job, "complete")
-        outcome = await job.outcome(timeout=30)
+        outcome = await double.job(job.id).outcome(timeout=30)
         assert (ended.result, ended.attempted, ended.error) == ("42", 1, None)
         assert (ended.started, ended.ended, ended.worker) == (outcome.started, outcome.ended, outcome.worker)
         assert ended.enqueued == waiting.enqueued
@@ -253,12 +253,16 @@ async def test_every_way_to_end_is_recorded(start: Start) -> None:
         discarded = await app.recorded(await pointless.enqueue(), "aborted")
         assert (discarded.reason, discarded.error) == ("discarded", "nobody wants it")
         awake = await app.recorded(await sleepy.enqueue(), "complete")
-        assert [(one.outcome, one.times) for one in awake.attempts] == [("complete", 1)] or awake.attempts
+        assert [(one.outcome, one.times) for one in awake.attempts] == [("snooze", 2), ("complete", 1)]
         job = await wait_for_it.enqueue()
         await eventually(lambda: has_status(job, "active"))
         assert await job.abort("no more")
         assert (await app.recorded(job, "aborted")).error == "no more"
-        late = await double.using(expires=0.001, delay=0.05).enqueue(n=1)
+        queue = app.plugin.get_queue("default")
+        await queue.pause()
+        late = await double.using(expires=0.01).enqueue(n=1)
+        await asyncio.sleep(0.02)
+        await queue.resume()
         assert (await late.outcome(timeout=30)).reason == "expired"
         assert (await app.recorded(late, "aborted")).reason == "expired"
 
@@ -357,15 +361,16 @@ async def test_nothing_secret_is_stored(start: Start, url: str) -> None:
 async def test_what_is_too_long_is_cut_and_what_no_database_holds_is_replaced(start: Start) -> None:
     @registry.task(name="verbose")
     async def verbose(*, text: str, short: str) -> str:
-        raise ValueError(text)
+        raise ValueError(f"{text}\ud800")
 
     async with start() as app:
-        job = await verbose.using(tag="a\0b").enqueue(text="x\0\ud800" + "y" * 100_000, short="kept")
+        job = await verbose.using(tag="a\0b").enqueue(text="x\0" + "y" * 100_000, short="kept")
         failed = await app.recorded(job, "failed")
-        assert failed.withheld == ("text",) or failed.withheld == ("text", "short")
+        assert failed.withheld == ("text",)
+        assert failed.arguments["short"] == "kept"
         assert failed.tag == "a\ufffdb"
         (row,) = await app.sql(f"SELECT * FROM {TABLE}")
-        assert len(str(row)) < 60_000
+        assert len(str(row)) < 40_000
         again = await app.recorded(await double.enqueue(n=1), "complete")
         assert again.withheld == ()
 
@@ -703,11 +708,13 @@ async def test_a_worker_writes_what_it_heard_before_it_stops(start: Start) -> No
         assert (await app.history.job(job.id)).status == "complete"
 
 
-async def test_without_a_history_nobody_listens(tmp_path: Path) -> None:
-    plugin = TasksPlugin(TasksConfig(registry=registry, broker_url="memory://", dashboard=None, in_process_worker=True))
+async def test_without_a_history_nobody_listens() -> None:
+    own = Registry("own", allow_local=True)
+    task = own.task(double.fn)
+    plugin = TasksPlugin(TasksConfig(registry=own, broker_url="memory://", dashboard=None, in_process_worker=True))
     async with Litestar(plugins=[plugin], logging_config=None).lifespan():
         assert all(queue.listeners == () for queue in plugin._brokers[asyncio.get_running_loop()][0].queues.values())
-        assert await (await double.enqueue(n=1)).result(timeout=30) == 2
+        assert await (await task.enqueue(n=1)).result(timeout=30) == 2
         with pytest.raises(ConfigurationError, match="has no history"):
             plugin.get_history()
 
@@ -793,7 +800,7 @@ async def double(*, n: int) -> int:
 
 @registry.task(name="fail")
 async def fail(*, password: str) -> None:
-    raise ValueError(f"no: {password!r}")
+    raise ValueError(f"no: password={password}")
 
 
 def create_app() -> Litestar:

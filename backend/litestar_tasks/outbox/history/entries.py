@@ -27,8 +27,8 @@ PARENT: Final = "parent"
 """Where a job's ``meta`` names the job that it was made from."""
 
 _STAGES: Final[Mapping[Moment, int]] = {"enqueued": 0, "attempted": 1, "ended": 2}
-_ARGUMENTS: Final = 20_000
-"""Characters of a job's arguments. One that goes beyond is withheld."""
+_ARGUMENT: Final = 10_000
+"""Characters of each argument of a job. One that goes beyond is withheld."""
 _RESULT: Final = 1_000
 _LINE: Final = 500
 _TRACEBACK: Final = 10_000
@@ -112,9 +112,8 @@ def _arguments(kwargs: Mapping[str, Any] | None) -> tuple[str, str | None]:
         return "{}", None
     kept: dict[str, Any] = {}
     withheld: list[str] = []
-    masking = _Masking(_ARGUMENTS)
     for name, value in kwargs.items():
-        masking.changed = False
+        masking = _Masking(_ARGUMENT)
         kept[name] = masking.named(name, value)
         if masking.changed:
             withheld.append(name)
