@@ -1,4 +1,4 @@
-"""``python -m benchmarks quick|full|peers|postgres|listings``; the Makefile has a target for the first three."""
+"""``python -m benchmarks quick|full|peers|postgres|listings|history``; the Makefile has a target for the first three."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def main() -> None:
     commands.add_parser("peers", help="install the other libraries, each into an environment of its own")
     commands.add_parser("postgres", help="us beside stock SAQ and procrastinate, on Postgres")
     commands.add_parser("listings", help="what an operator's questions cost in a long queue")
+    commands.add_parser("history", help="draining with every job recorded in a database, beside draining without")
     options = parser.parse_args()
     with tempfile.NamedTemporaryFile(prefix="benchmark-marks-") as file:
         file.truncate(marks.SIZE)
@@ -40,6 +41,10 @@ def main() -> None:
             from benchmarks import listings
 
             listings.main()
+        elif options.command == "history":
+            from benchmarks import history
+
+            history.main()
         else:
             from benchmarks import peers
 

@@ -103,9 +103,9 @@ class HistoryConfig:
     """How long a job is kept after the last that happened to it. Defaults to 90 days; None for ever."""
     keep_jobs: int | None = 1_000_000
     """How many jobs are kept; the oldest go first. Defaults to a million; None for any number."""
-    buffer: int = 10_000
-    """How many jobs a process remembers while the database does not answer; what comes on top is a gap. Defaults to
-    10,000."""
+    buffer: int = 50_000
+    """How many jobs a process remembers while the database is slow or away, at one or two kB each; what comes on top is
+    a gap. Defaults to 50,000."""
 
     def __post_init__(self) -> None:
         """Check what can be seen without a database."""
