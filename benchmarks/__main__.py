@@ -1,4 +1,4 @@
-"""``python -m benchmarks quick|full|peers|postgres|listings|history``; the Makefile has a target for the first three."""
+"""``python -m benchmarks quick|full|peers|postgres|listings|history``; the Makefile knows the first three."""
 
 from __future__ import annotations
 

@@ -177,6 +177,7 @@ def options_of(*path: str) -> str:
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "options": options_by_level,
     "TasksConfig": lambda: fields_of(config, "TasksConfig"),
+    "HistoryConfig": lambda: fields_of(config, "HistoryConfig"),
     "OutboxConfig": lambda: fields_of(config, "OutboxConfig"),
     "DashboardConfig": lambda: fields_of(config, "DashboardConfig"),
     "QueueConfig": lambda: fields_of(queue_config, "QueueConfig"),
@@ -184,6 +185,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "workers run": lambda: options_of("workers", "run"),
     "tasks dev": lambda: options_of("tasks", "dev"),
     "tasks outbox": lambda: options_of("tasks", "outbox"),
+    "tasks history": lambda: options_of("tasks", "history"),
 }
 
 
