@@ -15,7 +15,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from advanced_alchemy.extensions.litestar import EngineConfig, SQLAlchemyAsyncConfig, SQLAlchemyPlugin
@@ -552,7 +552,7 @@ async def test_searches_that_cannot_be_are_refused(start: Start) -> None:
     async with start(in_process_worker=False) as app:
         for wrong in ({"limit": 0}, {"limit": 501}, {"cursor": "nonsense"}, {"since": datetime(2026, 1, 1)}):
             with pytest.raises(ConfigurationError, match=r"limit|cursor|time zone"):
-                await app.history.search(**wrong)  # type: ignore[arg-type]  # one of them is wrong by its type, too
+                await app.history.search(**wrong)
         with pytest.raises(JobNotFoundError):
             await app.history.job("saq:job:default:nobody")
 
@@ -579,7 +579,7 @@ async def test_routes_and_tasks_are_given_the_history(start: Start) -> None:
     async with start(routes=[jobs]) as app:
         job = await double.enqueue(n=1)
         await app.recorded(job, "complete")
-        async with AsyncClient(transport=ASGITransport(app.app), base_url="http://test") as client:
+        async with AsyncClient(transport=ASGITransport(cast("Any", app.app)), base_url="http://test") as client:
             assert (await client.get("/jobs")).json() == ["double"]
         assert await (await look_back.enqueue(id=job.id)).result(timeout=30) == "double"
 
@@ -660,7 +660,7 @@ async def test_what_is_too_old_or_too_much_is_removed_in_bounded_steps(
         assert await has_rows(app, 30)  # this process is no worker, and removes nothing
     async with start(history={"keep": timedelta(days=30), "keep_jobs": None}, queue_configs=[]) as app:
         for queue in app.plugin.get_queues().queues.values():
-            await queue.pause()  # type: ignore[attr-defined]  # SAQ's type
+            await queue.pause()
         await eventually(lambda: has_no_gaps(app))
         await eventually(lambda: oldest_is_recent(app))
     async with start(history={"keep": None, "keep_jobs": 5}) as app:

@@ -120,7 +120,7 @@ class HistoryRows:
 
 def _from_json(table: Table) -> TextClause:
     """The source of ``INSERT … SELECT`` on Postgres: one parameter for all rows, which saves most of the time."""
-    kinds = postgresql.dialect()
+    kinds: Any = postgresql.dialect()  # type: ignore[no-untyped-call]  # SQLAlchemy leaves it untyped
     columns = ", ".join(f"{column.name} {column.type.compile(kinds)}" for column in table.columns)
     return text(f"SELECT * FROM json_to_recordset(CAST(:rows AS json)) AS entry ({columns})")  # noqa: S608  # names and types of our own columns
 
