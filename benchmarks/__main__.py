@@ -1,4 +1,4 @@
-"""``python -m benchmarks quick|full|peers|postgres|listings|history``; the Makefile knows the first three."""
+"""``python -m benchmarks`` and what to measure; the Makefile has a target for the first three."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def main() -> None:
     commands.add_parser("postgres", help="us beside stock SAQ and procrastinate, on Postgres")
     commands.add_parser("listings", help="what an operator's questions cost in a long queue")
     commands.add_parser("history", help="draining with every job recorded in a database, beside draining without")
+    profile = commands.add_parser("profile", help="what one job of ours costs, in CPU time")
+    profile.add_argument("--jobs", type=int, default=20_000, help="default: 20,000")
+    profile.add_argument("--rounds", type=int, default=5, help="default: 5")
+    profile.add_argument("--functions", type=int, default=0, help="also show so many functions; default: none")
+    commands.add_parser("schedules", help="how late schedules fire, and what they cost while none is due")
     options = parser.parse_args()
     with tempfile.NamedTemporaryFile(prefix="benchmark-marks-") as file:
         file.truncate(marks.SIZE)
@@ -45,6 +50,14 @@ def main() -> None:
             from benchmarks import history
 
             history.main()
+        elif options.command == "profile":
+            from benchmarks import profiling
+
+            profiling.main(jobs=options.jobs, rounds=options.rounds, functions=options.functions)
+        elif options.command == "schedules":
+            from benchmarks import schedules
+
+            schedules.main()
         else:
             from benchmarks import peers
 

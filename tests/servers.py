@@ -109,12 +109,12 @@ class RedisServer:
 
 
 class Sentinel(RedisServer):
-    """One sentinel, which decides alone, and what it watches: the servers of the service "main"."""
+    """One sentinel, and what it watches: the servers of the service "main". By itself it decides alone."""
 
-    def __init__(self, port: int, master: int, *settings: str, options: Sequence[str] = ()) -> None:
+    def __init__(self, port: int, master: int, *settings: str, options: Sequence[str] = (), quorum: int = 1) -> None:
         self.port = port
         self._settings = (
-            f"sentinel monitor main 127.0.0.1 {master} 1",
+            f"sentinel monitor main 127.0.0.1 {master} {quorum}",
             "sentinel down-after-milliseconds main 1000",
             "sentinel failover-timeout main 20000",
             *settings,
@@ -134,12 +134,24 @@ class Sentinel(RedisServer):
         """The port of the server that it takes for the master."""
         return int(self.tell("GET-MASTER-ADDR-BY-NAME", "main")[1])
 
+    def others(self) -> int:
+        """How many other sentinels it knows that watch the same."""
+        return len(self.tell("SENTINELS", "main"))
+
     def replicas(self) -> int:
         """How many replicas it could make the master."""
         found = self.tell("SLAVES", "main")
-        # One version of redis-py makes a dictionary of the flat list, another does not.
-        fields = [one if isinstance(one, dict) else dict(zip(one[::2], one[1::2], strict=True)) for one in found]
+        fields = [_fields(one) for one in found]
         return sum(one[b"flags"] == b"slave" and one[b"master-link-status"] == b"ok" for one in fields)
+
+    def knows(self) -> dict[bytes, bytes]:
+        """What it says of the master."""
+        return _fields(self.tell("MASTER", "main"))
+
+
+def _fields(found: Any) -> dict[bytes, bytes]:
+    """One version of redis-py makes a dictionary of the flat list, another does not."""
+    return found if isinstance(found, dict) else dict(zip(found[::2], found[1::2], strict=True))
 
 
 class RedisCluster:
@@ -230,6 +242,46 @@ def cluster_ports(count: int) -> list[int]:
     return ports
 
 
+class PgBouncer:
+    """A pooler in front of a Postgres cluster, on a socket in the same folder.
+
+    Args:
+        server: The cluster.
+        mode: When a client gives a connection to the server back: "session", "transaction" or "statement".
+    """
+
+    def __init__(self, server: PostgresServer, mode: str) -> None:
+        self.program = pgbouncer()
+        assert self.program is not None, "PgBouncer is not installed"
+        self._folder = server.folder
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self._port = int(free.getsockname()[1])
+        settings = Path(self._folder, f"pgbouncer-{self._port}.ini")
+        settings.write_text(
+            f"[databases]\n* = host={self._folder} user=postgres\n"
+            f"[pgbouncer]\nlisten_addr =\nunix_socket_dir = {self._folder}\nlisten_port = {self._port}\n"
+            f"auth_type = any\npool_mode = {mode}\n"
+        )
+        settings.chmod(0o644)
+        with Path(self._folder, "pgbouncer.log").open("ab") as log:
+            self._process = subprocess.Popen([self.program, str(settings)], stdout=log, stderr=log, **server.user)  # type: ignore[call-overload]  # who it runs as
+        _await(lambda: Path(self._folder, f".s.PGSQL.{self._port}").exists())
+
+    def url(self, database: str) -> str:
+        """The URL of one of the cluster's databases by way of it."""
+        return f"postgresql://postgres@/{database}?host={self._folder}&port={self._port}"
+
+    def close(self) -> None:
+        self._process.kill()
+        self._process.wait()
+
+
+def pgbouncer() -> str | None:
+    """The program, also where it is not on the PATH of users."""
+    return shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
+
+
 def _await(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 60
     while not condition():
@@ -265,9 +317,9 @@ class PostgresServer:
         self._process: subprocess.Popen[bytes] | None = None
         self._databases = 0
         self.folder = Path(tempfile.mkdtemp(prefix="lt-"))
-        self._user: dict[str, object] = {}
+        self.user: dict[str, object] = {}
         if os.geteuid() == 0:
-            self._user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
+            self.user = {"user": "nobody", "group": "nogroup", "extra_groups": []}
             shutil.chown(self.folder, "nobody", "nogroup")
         if _fresh_cluster:
             subprocess.run(["cp", "-a", _fresh_cluster[0], self.folder / "data"], check=True)
@@ -309,7 +361,7 @@ class PostgresServer:
                 stdout=log,
                 stderr=log,
                 process_group=0,
-                **self._user,  # type: ignore[call-overload]  # who it runs as
+                **self.user,  # type: ignore[call-overload]  # who it runs as
             )
         deadline = time.monotonic() + 30
         while True:
@@ -352,7 +404,7 @@ class PostgresServer:
 
     def _run(self, command: list[str]) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(  # type: ignore[call-overload,no-any-return]  # who it runs as
-            [self._binaries / command[0], *command[1:]], cwd=self.folder, capture_output=True, check=False, **self._user
+            [self._binaries / command[0], *command[1:]], cwd=self.folder, capture_output=True, check=False, **self.user
         )
 
     def _signal(self, number: signal.Signals) -> None:

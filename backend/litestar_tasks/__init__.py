@@ -36,11 +36,13 @@ from litestar_tasks.exceptions import (
     NotAttachedError,
     PayloadError,
     QueueUnavailableError,
+    ScheduleNotFoundError,
     StartupError,
     TasksError,
     UnknownQueueError,
     UnknownTaskError,
 )
+from litestar_tasks.follow_ups import ERROR, RESULT
 from litestar_tasks.job import Event, JobHandle, JobOutcome, JobSpec, JobStatus, LogLine
 from litestar_tasks.middleware import CallNext, EnqueueHook, Middleware
 from litestar_tasks.options import EnqueueOptions, RegistryOptions, TaskOptions
@@ -50,11 +52,15 @@ from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.registry import Registry
 from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear, Retry, Snooze
-from litestar_tasks.schedule import Schedule
+from litestar_tasks.schedule import Firing, Mark, Schedule, ScheduleOptions, ScheduleState
+from litestar_tasks.secret import Secret
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
+from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 
 __all__ = (
+    "ERROR",
     "INJECTED",
+    "RESULT",
     "AnyTask",
     "Backoff",
     "BrokerError",
@@ -65,6 +71,7 @@ __all__ = (
     "ContextTask",
     "CurrentJob",
     "DashboardConfig",
+    "Debounce",
     "DeclarationError",
     "DependencyError",
     "Discard",
@@ -75,7 +82,9 @@ __all__ = (
     "EnqueueOptions",
     "Enqueuer",
     "Event",
+    "Exclusive",
     "Exponential",
+    "Firing",
     "HistoryConfig",
     "InvalidScheduleError",
     "InvalidTaskError",
@@ -91,6 +100,7 @@ __all__ = (
     "JobStatus",
     "Linear",
     "LogLine",
+    "Mark",
     "Middleware",
     "NotAttachedError",
     "OutboxConfig",
@@ -101,6 +111,10 @@ __all__ = (
     "RegistryOptions",
     "Retry",
     "Schedule",
+    "ScheduleNotFoundError",
+    "ScheduleOptions",
+    "ScheduleState",
+    "Secret",
     "Snooze",
     "StartupError",
     "SyncContextTask",
@@ -110,6 +124,8 @@ __all__ = (
     "TasksConfig",
     "TasksError",
     "TasksPlugin",
+    "Throttle",
+    "Unique",
     "UnknownQueueError",
     "UnknownTaskError",
     "correlation_id",

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from saq.job import Job
 
     from litestar_tasks.job import Event, JobQueue, JobSpec, JobStatus, Submission
+    from litestar_tasks.keyring import Keyring
+    from litestar_tasks.schedule import ScheduleBook
 
 __all__ = ("Attachment", "Attachments", "Outbox")
 
@@ -45,6 +47,10 @@ class Attachment:
     """Returns a queue by its label; raises UnknownQueueError."""
     locate: Callable[[str], tuple[str, str]]
     """Splits a job id into its queue's label and the job's key; raises JobNotFoundError for an id of elsewhere."""
+    schedules: ScheduleBook
+    """The schedules in its queues."""
+    keyring: Keyring | None = None
+    """What encrypts secrets. Defaults to None: nothing, as there are no keys."""
     outbox: Outbox | None = None
     """Takes calls into transactions of the app's database; None where it is not configured."""
 
@@ -70,6 +76,12 @@ class Attachment:
                 "TasksConfig(outbox=OutboxConfig())"
             )
         return await self.outbox.write(session, calls)
+
+    async def on_loop(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine on the app's loop, wherever it is awaited."""
+        if _running_loop() is self.loop:
+            return await work
+        return await _hop(work, self.loop)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the app's loop from a thread that has none, and wait for it.
@@ -170,7 +182,11 @@ class _ForeignLoopQueue:
         return await self._hop(self._queue.change(key, seen))
 
     async def _hop(self, work: Coroutine[Any, Any, T]) -> T:
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._loop))
+        return await _hop(work, self._loop)
+
+
+async def _hop(work: Coroutine[Any, Any, T], loop: asyncio.AbstractEventLoop) -> T:
+    return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

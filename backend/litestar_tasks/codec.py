@@ -10,13 +10,13 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 from msgspec import inspect as types
 
-__all__ = ("Codec", "Hooks", "UnstorableTypeError", "json_size", "split_path", "unstorable")
+__all__ = ("Codec", "Hooks", "UnstorableTypeError", "could_become", "json_size", "split_path", "unstorable", "walk")
 
 T = TypeVar("T")
 
 _ABSENT: Final = object()
 _json: Final = msgspec.json.Encoder()
-_PATH: Final = re.compile(r"^(?P<message>.*?)(?: - at `(?P<path>[^`]*)`)?$", re.DOTALL)
+_PATH: Final = re.compile(r"^(?P<message>.*?)(?: - at (?P<key>`key` in )?`(?P<path>[^`]*)`)?$", re.DOTALL)
 
 
 class UnstorableTypeError(TypeError):
@@ -27,7 +27,8 @@ class UnstorableTypeError(TypeError):
 class Hooks:
     """How types that msgspec does not know are stored: Litestar's ``type_encoders`` and ``type_decoders``.
 
-    pydantic models are known without an entry.
+    pydantic models are known without an entry: by their own JSON form, under their aliases. Litestar's plugin for them
+    has one for their base class, which is for answers of routes, and loses what cannot be read back.
     """
 
     encoders: Mapping[Any, Callable[[Any], Any]]
@@ -41,22 +42,26 @@ class Hooks:
 
     def encode(self, value: Any) -> Any:
         """msgspec's ``enc_hook``."""
+        if self._models(type(value)):
+            return value.model_dump(mode="json", by_alias=True, round_trip=True)
         if (encoder := self._encoder(type(value))) is not None:
             return encoder(value)
-        if _is_pydantic(type(value)):
-            return value.model_dump(mode="json")
         raise UnstorableTypeError(f"a {type(value).__name__} cannot be stored")
 
     def decode(self, cls: type, value: Any) -> Any:
         """msgspec's ``dec_hook``."""
         if cls is object or isinstance(value, cls):
             return value
+        if self._models(cls):
+            return _validated(cls, value)
         for accepts, decoder in self.decoders:
             if accepts(cls):
                 return decoder(cls, value)
-        if _is_pydantic(cls):
-            return cls.model_validate(value)  # type: ignore[attr-defined]  # pydantic is not a dependency of ours
         raise UnstorableTypeError(f"a {cls.__name__} cannot be read back")
+
+    def _models(self, cls: type) -> bool:
+        """Whether a class is a pydantic model, and the app has no way of its own for it."""
+        return _is_pydantic(cls) and cls not in self.encoders
 
     def _encoder(self, cls: type) -> Callable[[Any], Any] | None:
         return next((self.encoders[base] for base in cls.__mro__ if base in self.encoders), None)
@@ -68,10 +73,21 @@ def unstorable(annotation: Any, hooks: Hooks) -> type | None:
     Raises:
         UnstorableTypeError: The annotation as a whole cannot be told apart in JSON, such as ``UUID | str``.
     """
-    for node in _walk(annotation):
+    for node in _tree(annotation):
+        if isinstance(node, types.DictType) and any(isinstance(one, _NO_KEYS) for one in walk(node.key_type)):
+            raise UnstorableTypeError("the keys of a dictionary are text in JSON; use a list of pairs")
         if isinstance(node, types.CustomType) and not hooks.storable(node.cls):
             return node.cls
     return None
+
+
+def could_become(source: Any, target: Any) -> bool:
+    """Whether any value of one type, stored as JSON, can be read back as the other; by the outermost forms alone."""
+    try:
+        made, read = _forms(types.type_info(source)), _forms(types.type_info(target), read=True)
+    except (TypeError, NameError):
+        return True  # what is wrong with them is said elsewhere
+    return made is None or read is None or bool(made & read)
 
 
 class Codec(Generic[T]):
@@ -91,9 +107,10 @@ class Codec(Generic[T]):
     def __init__(self, annotation: type[T], hooks: Hooks, *, outermost_is_checked: bool = False) -> None:
         self._type = annotation
         self._hooks = hooks
-        tree = _walk(annotation)
+        tree = _tree(annotation)
         nodes = tree[1 if outermost_is_checked else 0 :]
         self._takes_none = _takes_none(tree[0])
+        self._scalar = annotation if annotation in (int, bool) else None
         # Text, numbers and the like are validated completely by `convert`. What holds floats or untyped values has to
         # make the round trip, and so do objects: msgspec takes an instance of the right class as it is.
         self._loose = any(isinstance(node, _LOOSE) for node in nodes)
@@ -122,6 +139,17 @@ class Codec(Generic[T]):
             self._round_trip(value, stored)
         return stored
 
+    def ordered(self, value: Any) -> Any:
+        """A value in JSON's own types, with sets in one certain order; nothing is validated.
+
+        Raises:
+            TypeError, ValueError: It has none.
+        """
+        try:
+            return msgspec.to_builtins(value, str_keys=True, enc_hook=self._hooks.encode, order="sorted")
+        except TypeError:  # a set of several types has no order
+            return msgspec.to_builtins(value, str_keys=True, enc_hook=self._hooks.encode)
+
     def encode_unchecked(self, value: Any) -> Any:
         """A value that nobody has validated in JSON's own types: what a task returned.
 
@@ -130,8 +158,8 @@ class Codec(Generic[T]):
             msgspec.ValidationError: What would be stored does not fit the type.
             UnicodeEncodeError: It holds text that is no Unicode, such as a lone surrogate.
         """
-        if value is None and self._takes_none:
-            return None
+        if type(value) is self._scalar or (value is None and self._takes_none):
+            return value
         stored = self.encode(cast("T", value))
         if not self._loose:  # else it has made the round trip already
             self.decode(stored)
@@ -170,6 +198,9 @@ class Codec(Generic[T]):
                 return f"{name}{'.' if path[:1] not in ('', '.', '[') else ''}{path}"
         if before == after or _has_parts(before):
             return None
+        compared = cast("object", type(before).__eq__) is not object.__eq__
+        if compared and before == before:  # but for what is never equal, such as Decimal("NaN")
+            return ""
         # Two objects of a class without equality are the same if they are stored as the same.
         stored = (msgspec.to_builtins(one, enc_hook=self._hooks.encode) for one in (before, after))
         return None if next(stored) == next(stored) else ""
@@ -180,14 +211,32 @@ def json_size(stored: Any) -> int:
     return len(_json.encode(stored))
 
 
-def split_path(error: msgspec.ValidationError | TypeError | ValueError) -> tuple[str, str]:
+def split_path(error: Exception) -> tuple[str, str]:
     """A msgspec error as (what is wrong, where): ``("expected int, got str", "items[2].name")``."""
     match = _PATH.match(str(error))
     message, path = (match["message"], match["path"] or "") if match else (str(error), "")
     message = message.replace("`", "").replace(" | UnsetType", "")
+    if match and match["key"]:
+        message += " as a key"
     if message.startswith("Expected"):
         message = "e" + message[1:]
     return message, path.removeprefix("$").removeprefix(".").replace("[...]", "[]")
+
+
+def walk(root: types.Type) -> list[types.Type]:
+    """Every node of a type's tree, each once, the outermost first."""
+    found: dict[int, types.Type] = {}
+    todo: list[Any] = [root]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, tuple):
+            todo.extend(node)
+        elif isinstance(node, types.Field):
+            todo.append(node.type)
+        elif isinstance(node, types.Type) and id(node) not in found:
+            found[id(node)] = node
+            todo.extend(getattr(node, name) for name in node.__struct_fields__)
+    return list(found.values())
 
 
 _LOOSE: Final = (
@@ -198,6 +247,18 @@ _LOOSE: Final = (
     types.StructType,
     types.TypedDictType,
     types.NamedTupleType,
+)
+
+
+_NO_KEYS: Final = (
+    types.CollectionType,
+    types.CustomType,
+    types.DataclassType,
+    types.DictType,
+    types.NamedTupleType,
+    types.StructType,
+    types.TupleType,
+    types.TypedDictType,
 )
 
 
@@ -228,24 +289,55 @@ def _parts(before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
             yield name, getattr(before, name), getattr(after, name)
 
 
-def _walk(annotation: Any) -> list[types.Type]:
-    """Every node of a type's tree, each once, the outermost first."""
+def _tree(annotation: Any) -> list[types.Type]:
     try:
-        root = types.type_info(annotation)
+        return walk(types.type_info(annotation))
     except (TypeError, NameError) as error:
         raise UnstorableTypeError(str(error)) from error
-    found: dict[int, types.Type] = {}
-    todo: list[Any] = [root]
-    while todo:
-        node = todo.pop()
-        if isinstance(node, tuple):
-            todo.extend(node)
-        elif isinstance(node, types.Field):
-            todo.append(node.type)
-        elif isinstance(node, types.Type) and id(node) not in found:
-            found[id(node)] = node
-            todo.extend(getattr(node, name) for name in node.__struct_fields__)
-    return list(found.values())
+
+
+_FORMS: Final[Sequence[tuple[tuple[type, ...], set[str], set[str]]]] = (
+    ((types.NoneType,), {"null"}, {"null"}),
+    ((types.BoolType,), {"bool"}, {"bool"}),
+    ((types.IntType,), {"int"}, {"int"}),
+    ((types.FloatType,), {"float"}, {"float", "int"}),
+    ((types.DecimalType,), {"str"}, {"str", "float", "int"}),
+    (
+        (
+            types.StrType,
+            types.BytesType,
+            types.UUIDType,
+            types.DateTimeType,
+            types.DateType,
+            types.TimeType,
+            types.TimeDeltaType,
+        ),
+        {"str"},
+        {"str"},
+    ),
+    (
+        (types.ListType, types.SetType, types.FrozenSetType, types.VarTupleType, types.TupleType, types.NamedTupleType),
+        {"array"},
+        {"array"},
+    ),
+    ((types.DictType, types.TypedDictType, types.DataclassType), {"object"}, {"object"}),
+)
+"""The JSON forms in which values of types are stored, and from which they are read."""
+
+
+def _forms(node: types.Type, *, read: bool = False) -> set[str] | None:
+    """The JSON forms of a type's values; None where it does not tell."""
+    if isinstance(node, types.Metadata):
+        return _forms(node.type, read=read)
+    if isinstance(node, types.UnionType):
+        parts = [_forms(one, read=read) for one in node.types]
+        return None if None in parts else {form for part in parts for form in part or ()}
+    if isinstance(node, types.StructType):
+        return {"array" if node.array_like else "object"}
+    for kinds, made, taken in _FORMS:
+        if isinstance(node, kinds):
+            return taken if read else made
+    return None
 
 
 def _takes_none(node: types.Type) -> bool:
@@ -253,6 +345,17 @@ def _takes_none(node: types.Type) -> bool:
     if isinstance(node, types.UnionType):
         return any(isinstance(one, types.NoneType) for one in node.types)
     return isinstance(node, (types.AnyType, types.NoneType))
+
+
+def _validated(model: Any, value: Any) -> Any:
+    try:
+        return model.model_validate(value)
+    except ValueError as error:
+        found = getattr(error, "errors", None)  # pydantic is not a dependency of ours
+        if found is None:
+            raise
+        said = [f"{'.'.join(map(str, one['loc']))}: {one['msg']}".removeprefix(": ") for one in found()]
+        raise ValueError("; ".join(said)) from error
 
 
 def _is_pydantic(cls: type) -> bool:

@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from litestar_tasks.broker_url import REDIS_SCHEMES, RedisURL, redact
 from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.keyring import check_keys
 from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.options import check_middleware, check_on_enqueue
 from litestar_tasks.queue_config import QueueConfig
@@ -54,9 +55,29 @@ class DashboardConfig:
     """The path under which it is served. Defaults to "/saq"."""
     guards: Sequence[Guard] = ()
     """Litestar guards that every request to it must pass. With guards, debug mode opens nothing. Defaults to none."""
+    acting_guards: Sequence[Guard] = ()
+    """Guards that who changes anything must pass as well. Others see the pages without buttons. Defaults to none: who
+    may see may act."""
+    read_only: bool = False
+    """Whether nobody can change anything here. Defaults to False."""
+    redact: Sequence[str] = ()
+    """Regular expressions for what nobody should read, beside what is known for it (passwords, tokens, keys, …): the
+    value of a field whose name one of them finds is hidden, and in texts what it finds. Upper and lower case are the
+    same. Defaults to none."""
+    openapi: bool = False
+    """Whether the JSON API below ``/api`` stands in the app's OpenAPI schema. Defaults to False."""
 
     def __post_init__(self) -> None:
-        """Bring the path into the form that the routes need."""
+        """Check the patterns, and bring the path into the form that the routes need."""
+        for pattern in self.redact:
+            try:
+                empty = re.compile(pattern).search("") is not None
+            except re.error as error:
+                raise ConfigurationError(
+                    f"redact holds {pattern!r}, which is no regular expression: {error}"
+                ) from error
+            if empty:
+                raise ConfigurationError(f"redact holds {pattern!r}, which finds nothing in every text; make it longer")
         path = "/" + self.path.strip("/")
         if path == "/":
             raise ConfigurationError("the dashboard's path is '/', which is the app's own; give it one like '/saq'")
@@ -170,6 +191,9 @@ class TasksConfig:
     correlation_headers: Sequence[str] = ("X-Request-ID", "traceparent")
     """The headers of a request from which its jobs get their correlation id, the most important first; none to take it
     from no request. Defaults to X-Request-ID and traceparent."""
+    secret_keys: Sequence[str] = field(default=(), repr=False)
+    """The keys that encrypt what tasks annotate ``Secret[…]``, the newest first: Fernet keys, of which the first one
+    encrypts and all decrypt. They need the extra ``secrets``. Defaults to none."""
     enqueue_timeout: float = 2.0
     """Seconds after which an enqueue that the broker has not answered raises ``QueueUnavailableError``. Defaults to
     2."""
@@ -198,6 +222,7 @@ class TasksConfig:
             raise ConfigurationError(f"lease is {self.lease}; give at least 1 second")
         if self.enqueue_timeout <= 0:
             raise ConfigurationError(f"enqueue_timeout is {self.enqueue_timeout}; give more than 0 seconds")
+        check_keys(self.secret_keys)
         check_durability(self.durability)
         check_middleware(self.middleware, "middleware")
         check_on_enqueue(self.on_enqueue, "on_enqueue")

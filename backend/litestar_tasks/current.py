@@ -9,7 +9,10 @@ from collections.abc import AsyncGenerator, AsyncIterable, Generator, Iterable, 
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from litestar_tasks.correlation import CORRELATION
+from litestar_tasks.exceptions import JobError
+from litestar_tasks.follow_ups import PARENT
 from litestar_tasks.job import LOG, MESSAGE, JobHandle, JobQueue
+from litestar_tasks.redaction import without_known
 
 if TYPE_CHECKING:
     from saq.job import Job
@@ -64,6 +67,15 @@ class CurrentJob(JobHandle[Any]):
         return dict(self._job.meta or {})
 
     @property
+    def parent_id(self) -> str | None:
+        """The id of the job that this one follows; None where it was not enqueued as a follow-up.
+
+        ``registry.job(id)`` makes a handle of it, for as long as its record is kept.
+        """
+        found = (self._job.meta or {}).get(PARENT)
+        return found if isinstance(found, str) else None
+
+    @property
     def fencing_token(self) -> int:
         """A number that grows with each claim of the job, to fence your own writes: refuse one with a smaller number.
 
@@ -103,15 +115,24 @@ class CurrentJob(JobHandle[Any]):
         job = self._job
         job.progress = min(1.0, max(0.0, fraction))
         if message is not None:
-            job.meta = {**(job.meta or {}), MESSAGE: message[:_LINE]}
+            job.meta = {**(job.meta or {}), MESSAGE: without_known(message)[:_LINE]}
         self._reports.changed()
 
     def log_sync(self, text: str) -> None:
         """``log`` from a sync task."""
         meta = self._job.meta or {}
-        line = {"at": int(time.time() * 1000), "text": text[:_LINE]}
+        line = {"at": int(time.time() * 1000), "text": without_known(text)[:_LINE]}
         self._job.meta = {**meta, LOG: [*meta.get(LOG, ()), line][-_LINES:]}
         self._reports.changed()
+
+    async def _ended(self, timeout: float | None) -> Job:
+        if timeout != 0:
+            raise JobError(
+                self.id,
+                f"job {self.id!r} waits for its own end, which does not come before the waiting is over; return from "
+                "the task instead",
+            )
+        return await super()._ended(timeout)
 
     async def close(self) -> None:
         """Say no more: the attempt has ended. The worker does this, and writes the last word with the outcome."""

@@ -16,6 +16,7 @@
     │   ├── PayloadError             the arguments do not fit the task's signature, or cannot be stored
     │   ├── NotAttachedError         no running app to enqueue into
     │   └── QueueUnavailableError    the broker did not answer in time (503 in a route)
+    ├── ScheduleNotFoundError        no schedule of that id
     ├── JobError                     what became of a job
     │   ├── JobNotFoundError         never existed, or its record is gone
     │   ├── JobFailedError           it failed; carries the remote traceback
@@ -50,6 +51,7 @@ __all__ = (
     "NotAttachedError",
     "PayloadError",
     "QueueUnavailableError",
+    "ScheduleNotFoundError",
     "StartupError",
     "TasksError",
     "UnknownQueueError",
@@ -169,6 +171,18 @@ class QueueUnavailableError(EnqueueError):
             else ""
         )
         super().__init__(f"queue {queue!r} is unavailable: {reason}{doubt}")
+
+
+class ScheduleNotFoundError(TasksError):
+    """No schedule of this id is declared, or was added at run time.
+
+    Attributes:
+        id: The id that was asked for.
+    """
+
+    def __init__(self, id: str, known: Iterable[str]) -> None:
+        self.id = id
+        super().__init__(f"there is no schedule {id!r}; {_suggest(id, known, 'schedules')}")
 
 
 class JobError(TasksError):

@@ -20,6 +20,7 @@ from litestar_tasks.exceptions import (
     JobFailedError,
     JobNotFoundError,
 )
+from litestar_tasks.uniqueness import Lock
 
 if TYPE_CHECKING:
     from saq.job import Job
@@ -88,6 +89,10 @@ class JobSpec:
     """Lower numbers are claimed first, from -100 to 100."""
     once: bool = False
     """Refuse a key whose job has finished, too, as long as its record is kept."""
+    lock: Lock | None = None
+    """By what calls that are alike find the job. Defaults to None: each call is a job of its own."""
+    group: str | None = None
+    """Of the jobs of one group, one runs at a time. Defaults to None: the job is in no group."""
     meta: Mapping[str, Any] = field(default_factory=dict)
     """What travels with the job beside its payload."""
 
@@ -138,7 +143,7 @@ class JobOutcome(Generic[R_co]):
     """The job's id."""
     status: Literal["complete", "failed", "aborted"]
     """The job's last status."""
-    result: R_co | None = None
+    result: R_co | None = field(default=None, repr=False)
     """What the task returned, as the annotated type; None unless the job is complete."""
     error: str | None = None
     """The worker's traceback or a sentence, without what looks like a secret; None if the job is complete."""
@@ -187,6 +192,13 @@ class JobQueue(Protocol):
 class Capacity(Protocol):
     """The place that a running attempt takes in its worker."""
 
+    group: str | None
+    """The group of which its job runs alone; None where it is in none."""
+
+    def is_of_queue(self, job_id: str) -> bool:
+        """Whether a job is one of the worker's own queue."""
+        ...
+
     def away(self, job_id: str) -> AbstractAsyncContextManager[None]:
         """Leave the place to others within a block, in which this job is waited for.
 
@@ -208,7 +220,8 @@ class JobHandle(Generic[R_co]):
     Attributes:
         id: The job's id, the same string as SAQ's ``Job.id``. It can be stored, sent to a browser, and
             turned into a handle again with ``registry.job(id)`` or ``my_task.job(id)``.
-        deduplicated: Whether this enqueue found a job under the same key and stored nothing.
+        deduplicated: Whether this enqueue made no job of its own, because it found one: under the same key, or by
+            ``unique``, ``debounce`` or ``throttle``.
     """
 
     __slots__ = ("_decode", "_key", "_queue", "deduplicated", "id")
@@ -374,12 +387,23 @@ class JobHandle(Generic[R_co]):
                 self.id, f"the result of job {self.id!r} does not fit the task's return annotation: {error}"
             ) from error
 
+    async def _refuse_own_group(self, group: str) -> None:
+        job = await self._queue.job(self._key)
+        if job is not None and job.group_key == group and job.status not in TERMINAL_STATUSES:
+            raise JobError(
+                self.id,
+                f"job {self.id!r} is of those of which one runs at a time, and so is the task that waits for it: it "
+                "could never start. Do not wait for it, or let exclusive tell the two apart by an argument",
+            )
+
     async def _away(self, waiting: Coroutine[Any, Any, T]) -> T:
         """Wait, and in a worker leave one's place to others meanwhile: to the very job, perhaps."""
         capacity = CAPACITY.get()
         if capacity is None:
             return await waiting
         try:
+            if capacity.group is not None and capacity.is_of_queue(self.id):
+                await self._refuse_own_group(capacity.group)
             async with capacity.away(self.id):
                 return await waiting
         finally:

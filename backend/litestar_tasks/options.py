@@ -9,13 +9,15 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
-from typing import Any, Final, Protocol, TypedDict, cast
+from typing import Any, Final, Literal, Protocol, TypedDict, cast
 
 from litestar.di import Provide
 
 from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.follow_ups import MOST, BoundCall
 from litestar_tasks.middleware import EnqueueHook, Middleware
-from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff
+from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff, Constant, Exponential, Linear
+from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 
 __all__ = (
     "DEFAULTS",
@@ -28,6 +30,7 @@ __all__ = (
     "check_on_enqueue",
     "check_options",
     "check_run_at",
+    "check_together",
     "seconds",
 )
 
@@ -53,8 +56,8 @@ class SharedOptions(TypedDict, total=False):
     """How often the job is run at the most before its failure is final; it counts runs, so 1 means no retry.
     ``backoff`` says how long a retry waits. Defaults to 1."""
     ttl: float | timedelta | None
-    """How long the record and the result of a complete job are kept; None for ever, 0 not at all. On Redis it is a
-    minute at least, in which a repeated enqueue still finds the job. Defaults to one day."""
+    """How long the record and the result of a complete job are kept; None for ever, 0 not at all. Even then it can be
+    found by its id for a minute, so that a repeated enqueue does not run it again. Defaults to one day."""
     priority: int
     """Lower numbers are claimed first, from -100 to 100. Defaults to 0."""
     at_most_once: bool
@@ -71,25 +74,41 @@ class SharedOptions(TypedDict, total=False):
     tag: str | None
     """A short text of yours, such as a customer's number, by which jobs can be found; up to 100 characters. Defaults to
     none."""
-
-
-class RegistryOptions(SharedOptions, total=False):
-    """What ``@task(…)`` and ``Registry(…)`` take: also what is not stored with a job, but looked up by the worker."""
-
+    unique: bool | Unique
+    """While a job with the same arguments waits or runs, a further call stores nothing and gets a handle to it.
+    ``Unique(…)`` says which calls are alike, and until when. Defaults to False."""
+    exclusive: bool | Exclusive
+    """One job of the task runs at a time, the others wait their turn; with ``Exclusive(by=…)`` one for each value of
+    these arguments. Defaults to False."""
+    debounce: float | timedelta | Debounce | None
+    """How long after the last of several calls the one job starts, with the arguments of the last. ``Debounce(…)`` says
+    which calls are alike, and how long it may be put off. Defaults to None."""
+    throttle: float | timedelta | Throttle | None
+    """For so long after an enqueue, a further call stores nothing and gets a handle to that job. ``Throttle(…)`` says
+    which calls are alike. Defaults to None."""
     backoff: Backoff
     """How long a retry waits: ``Constant``, ``Linear``, ``Exponential``, or a function of the number of the attempt
-    that failed. Defaults to Exponential(): a random time of at most 1 s, 2 s, 4 s, … and 300 s."""
+    that failed, which a call cannot have, as it is stored. Defaults to Exponential(): a random time of at most 1 s,
+    2 s, 4 s, … and 300 s."""
     retry_on: type[Exception] | tuple[type[Exception], ...]
     """The exceptions that a further attempt may mend; with any other one the job fails at once. A timeout is a
     ``TimeoutError``. Defaults to Exception: all of them."""
     discard_on: type[Exception] | tuple[type[Exception], ...]
     """The exceptions that make the job pointless: it is discarded. This wins over ``retry_on``. Defaults to none."""
+
+
+class RegistryOptions(SharedOptions, total=False):
+    """What ``@task(…)`` and ``Registry(…)`` take: also what is not stored with a job, but looked up by the worker."""
+
     payload_limit: int
     """How many bytes of JSON the arguments of a call may have; a larger one is refused when it is made. Defaults to
     262,144: 256 KiB."""
     result_limit: int
     """How many bytes of JSON the result may have; with a larger one the job fails, and is not run again. Defaults to
     1,048,576: 1 MiB."""
+    executor: Literal["thread", "process"]
+    """Where sync functions run: in threads of the worker, or in processes of their own, which can be killed, and whose
+    computing holds up nobody else. Has no effect on async functions. Defaults to "thread"."""
     dependencies: Mapping[str, Provide | Callable[..., Any]]
     """Litestar providers by the name of the parameter that they supply, before those of the app. A task has its own
     and its registry's. Defaults to none."""
@@ -101,14 +120,25 @@ class RegistryOptions(SharedOptions, total=False):
     first, then the registry's and the task's. Defaults to none."""
 
 
-class TaskOptions(RegistryOptions, total=False):
+class FollowUpOptions(TypedDict, total=False):
+    """What tasks and calls take."""
+
+    on_success: BoundCall | Sequence[BoundCall]
+    """The call, or calls, that are enqueued when the job is complete: ``other.bind(receipt=RESULT)``. Defaults to
+    none."""
+    on_failure: BoundCall | Sequence[BoundCall]
+    """The call, or calls, that are enqueued when the job ends otherwise, unless it is discarded by its own task:
+    ``third.bind(why=ERROR)``. Defaults to none."""
+
+
+class TaskOptions(RegistryOptions, FollowUpOptions, total=False):
     """What ``@task(…)`` takes."""
 
     name: str
     """The task's name, by which it is enqueued and stored. Defaults to the function's name."""
 
 
-class EnqueueOptions(SharedOptions, total=False):
+class EnqueueOptions(SharedOptions, FollowUpOptions, total=False):
     """What ``using(…)`` takes."""
 
     delay: float | timedelta
@@ -135,11 +165,18 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "expires": None,
     "failed_ttl": 604_800.0,
     "tag": None,
+    "on_success": (),
+    "on_failure": (),
+    "unique": None,
+    "exclusive": None,
+    "debounce": None,
+    "throttle": None,
     "backoff": DEFAULT_BACKOFF,
     "retry_on": (Exception,),
     "discard_on": (),
     "payload_limit": 262_144,
     "result_limit": 1_048_576,
+    "executor": "thread",
     "dependencies": {},
     "middleware": (),
     "on_enqueue": (),
@@ -171,7 +208,10 @@ def check_options(options: Mapping[str, Any], kind: type, *, subject: str) -> di
         raise ConfigurationError(f"{subject}: unknown option {name!r}{hint}; known: {', '.join(sorted(known))}")
     if "delay" in options and "run_at" in options:
         raise ConfigurationError(f"{subject}: both delay and run_at were given; give one")
-    return {name: _CHECKS[name](value, f"{subject}: {name}") for name, value in options.items()}
+    checked = {name: _CHECKS[name](value, f"{subject}: {name}") for name, value in options.items()}
+    if kind is EnqueueOptions:
+        _check_storable(checked, subject)
+    return checked
 
 
 # What users of other libraries write for the same thing; the braces are for what they gave.
@@ -244,6 +284,57 @@ def _check_bool(value: Any, subject: str) -> bool:
     return value
 
 
+def _check_alike(kind: type, *, plain: type | tuple[type, ...], remedy: str) -> Callable[[Any, str], Any]:
+    """What brings an option to its class: plain values stand for one with defaults, False and None for none."""
+
+    def check(value: Any, subject: str) -> Any:
+        if value is None or value is False:
+            return None
+        if isinstance(value, kind):
+            return value
+        if value is True and plain is bool:
+            return kind()
+        if isinstance(value, (type, bool)) or not isinstance(value, plain):
+            raise ConfigurationError(f"{subject} is {value!r}; {remedy}")
+        try:
+            return kind(value)
+        except ConfigurationError as error:
+            raise ConfigurationError(f"{subject}: {error}") from None
+
+    return check
+
+
+def check_together(levels: Mapping[str, Any], subject: str) -> None:
+    """Refuse options of which one makes no sense beside another.
+
+    Args:
+        levels: The options that hold, of all levels, checked.
+        subject: What they belong to, for errors.
+
+    Raises:
+        ConfigurationError: Says which, and what to write instead.
+    """
+    given = [name for name in ("unique", "debounce", "throttle") if levels.get(name) is not None]
+    if len(given) > 1:
+        first, second, *_ = given
+        off = "False" if first == "unique" else "None"
+        hint = ", or unique=Unique(window=…) for both in one" if given == ["unique", "throttle"] else ""
+        raise ConfigurationError(
+            f"{subject}: {first} and {second} both say what becomes of a second call; give one of them, and "
+            f"{first}={off} where another level gives it{hint}"
+        )
+    if levels.get("debounce") is None:
+        return
+    for name in ("delay", "run_at"):
+        if levels.get(name):
+            raise ConfigurationError(f"{subject}: debounce says when the job starts; leave out {name}")
+    if levels.get("key") is not None:
+        raise ConfigurationError(
+            f"{subject}: a call that is debounced may become part of a job that has a key already; leave out key, and "
+            "say which calls are alike by debounce=Debounce(…, by=…)"
+        )
+
+
 def _check_backoff(value: Any, subject: str) -> Backoff:
     if isinstance(value, type):
         raise ConfigurationError(f"{subject} is the class {value.__name__}; make one: {value.__name__}(…)")
@@ -257,6 +348,22 @@ def _check_backoff(value: Any, subject: str) -> Backoff:
     return cast("Backoff", value)
 
 
+def _check_storable(options: Mapping[str, Any], subject: str) -> None:
+    """Refuse policies that cannot travel with a job: what the worker looks up with the task may be any code."""
+    if "backoff" in options and type(options["backoff"]) not in (Constant, Linear, Exponential):
+        raise ConfigurationError(
+            f"{subject}: backoff is {options['backoff']!r}, which cannot be stored with a job; give a call "
+            "Constant(…), Linear(…) or Exponential(…), and the task or the registry a function"
+        )
+    for name in ("retry_on", "discard_on"):
+        for one in options.get(name, ()):
+            if one.__module__ == "__main__":
+                raise ConfigurationError(
+                    f"{subject}: {name} holds {one.__name__}, which the worker knows by another name, as it is part of "
+                    "the program; move it to a module"
+                )
+
+
 def _check_errors(value: Any, subject: str) -> tuple[type[Exception], ...]:
     kinds = value if isinstance(value, tuple) else (value,)
     for kind in kinds:
@@ -265,6 +372,12 @@ def _check_errors(value: Any, subject: str) -> tuple[type[Exception], ...]:
                 f"{subject} holds {kind!r}; give a class of exceptions, or a tuple of such classes"
             )
     return kinds
+
+
+def _check_executor(value: Any, subject: str) -> str:
+    if value not in ("thread", "process"):
+        raise ConfigurationError(f"{subject} is {value!r}; give 'thread' or 'process'")
+    return cast("str", value)
 
 
 def _check_dependencies(value: Any, subject: str) -> dict[str, Provide]:
@@ -307,6 +420,20 @@ check_middleware: Final = _check_callables("functions async def (job, call_next)
 check_on_enqueue: Final = _check_callables("plain functions def (spec)", is_async=False)
 
 
+def _check_follow_ups(value: Any, subject: str) -> tuple[BoundCall, ...]:
+    calls: tuple[Any, ...] = tuple(value) if isinstance(value, Sequence) else (value,)
+    for call in calls:
+        if isinstance(call, str) or not isinstance(call, BoundCall):
+            raise ConfigurationError(
+                f"{subject} is {value!r}; give a bound call, other_task.bind(…), or a list of them"
+            )
+    if len(calls) > MOST:
+        raise ConfigurationError(
+            f"{subject} holds {len(calls)} calls; up to {MOST} can follow one job. Let one of them enqueue the others"
+        )
+    return calls
+
+
 def _check_int(low: int, high: int) -> Callable[[Any, str], int]:
     def check(value: Any, subject: str) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
@@ -316,6 +443,7 @@ def _check_int(low: int, high: int) -> Callable[[Any, str], int]:
     return check
 
 
+_DURATION: Final = (int, float, timedelta)
 _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "name": _check_name,
     "queue": _check_name,
@@ -334,10 +462,17 @@ _CHECKS: Final[Mapping[str, Callable[[Any, str], Any]]] = {
     "discard_on": _check_errors,
     "payload_limit": _check_int(1, 512 * 2**20),
     "result_limit": _check_int(1, 512 * 2**20),
+    "executor": _check_executor,
     "dependencies": _check_dependencies,
     "middleware": check_middleware,
     "on_enqueue": check_on_enqueue,
     "tag": _check_tag,
+    "unique": _check_alike(Unique, plain=bool, remedy="give True, False or Unique(…)"),
+    "exclusive": _check_alike(Exclusive, plain=bool, remedy="give True, False or Exclusive(…)"),
+    "debounce": _check_alike(Debounce, plain=_DURATION, remedy="give seconds, a timedelta or Debounce(…)"),
+    "throttle": _check_alike(Throttle, plain=_DURATION, remedy="give seconds, a timedelta or Throttle(…)"),
     "delay": _check_duration,
     "run_at": check_run_at,
+    "on_success": _check_follow_ups,
+    "on_failure": _check_follow_ups,
 }

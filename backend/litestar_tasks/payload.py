@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from enum import Enum
+from functools import cached_property
 from types import SimpleNamespace
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
@@ -16,6 +18,8 @@ from saq.types import Context
 
 from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, split_path, unstorable
 from litestar_tasks.exceptions import DeclarationError, DependencyError, InvalidTaskError, PayloadError
+from litestar_tasks.follow_ups import Placeholder
+from litestar_tasks.secret import Secrets, secrets_of
 
 __all__ = ("INJECTED", "Kind", "Parameter", "Payload", "read_parameters")
 
@@ -62,6 +66,8 @@ class Parameter:
     positional_only: bool
     positional: bool
     """Whether it can be passed by position."""
+    default: Any = None
+    """What it is where the call leaves it out; of no meaning for a required one."""
 
 
 def read_parameters(
@@ -104,6 +110,7 @@ def read_parameters(
                 required=parameter.default is parameter.empty or parameter.default is INJECTED,
                 positional_only=parameter.kind is parameter.POSITIONAL_ONLY,
                 positional=parameter.kind is not parameter.KEYWORD_ONLY,
+                default=parameter.default,
             )
         )
     returns = _resolve(fn, "return", signature.return_annotation, namespace)
@@ -119,6 +126,9 @@ class Payload:
         hooks: How the app stores types that msgspec does not know. Defaults to none.
         limit: How many bytes of JSON a call's arguments may have. Defaults to None: any number.
 
+    Attributes:
+        secrets: Which parts of the arguments are stored encrypted; None where there are none.
+
     Raises:
         InvalidTaskError: A parameter's type cannot be stored.
     """
@@ -128,6 +138,9 @@ class Payload:
     ) -> None:
         self._task = task
         self._limit = limit
+        self._hooks = hooks
+        self._parameters = parameters
+        self._partly: dict[frozenset[str], Payload] = {}
         self._fields = [parameter for parameter in parameters if parameter.kind is Kind.PAYLOAD]
         self._names = frozenset(field.name for field in self._fields)
         self._required = frozenset(field.name for field in self._fields if field.required)
@@ -148,9 +161,15 @@ class Payload:
                 forbid_unknown_fields=True,
                 omit_defaults=True,
             )
+            self._struct = struct
             self._codec: Codec[Any] = Codec(struct, hooks, outermost_is_checked=True)
+            self.secrets: Secrets | None = secrets_of(struct)
         except (TypeError, ValueError) as error:
             raise InvalidTaskError(f"task {task!r}: its arguments cannot be stored: {_tidy(error)}") from error
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments; types that msgspec does not know may be anything."""
+        return msgspec.json.schema(self._struct, schema_hook=lambda _: {})
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Validate a call's arguments and make JSON's own types of them, by name.
@@ -161,12 +180,17 @@ class Payload:
         values = self._by_name(args, kwargs) if args else kwargs
         if values.keys() != self._names:
             self._check_names(values)
+        refused: PayloadError | None = None
+        stored: dict[str, Any] = {}
+        size = 0
         try:
-            stored: dict[str, Any] = self._codec.encode(self._codec.validate(values))
+            stored = self._codec.encode(self._codec.validate(values))
+            size = json_size(stored) if stored and self._limit is not None else 0
         except (TypeError, ValueError, RecursionError) as error:
-            message, path = split_path(error)  # type: ignore[arg-type]  # RecursionError has a text like the others
-            raise PayloadError(self._task, message, path=path) from error
-        if stored and self._limit is not None and (size := json_size(stored)) > self._limit:
+            refused = self._refused(error)
+        if refused is not None:
+            raise refused
+        if self._limit is not None and size > self._limit:
             raise PayloadError(
                 self._task,
                 f"the arguments have {size:,} bytes as JSON, and {self._limit:,} are allowed; store the data elsewhere "
@@ -174,17 +198,48 @@ class Payload:
             )
         return stored
 
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+        """``encode`` for a call that may have placeholders among its arguments: whole arguments, not parts of them.
+
+        Returns:
+            What is known of the payload, and by the names of the other arguments what they stand for.
+
+        Raises:
+            PayloadError: As ``encode``.
+        """
+        try:
+            return self.encode(args, kwargs), {}
+        except PayloadError:
+            if not any(isinstance(value, Placeholder) for value in (*args, *kwargs.values())):
+                raise
+        values = self._by_name(args, kwargs)
+        self._check_names(values)
+        takes = {name: value.name for name, value in values.items() if isinstance(value, Placeholder)}
+        known = frozenset(takes)
+        if known not in self._partly:
+            parameters = [replace(one, required=one.required and one.name not in known) for one in self._parameters]
+            self._partly[known] = Payload(self._task, parameters, self._hooks, limit=self._limit)
+        rest = {name: value for name, value in values.items() if name not in takes}
+        return self._partly[known].encode((), rest), takes
+
+    def annotation(self, name: str) -> Any:
+        """What an argument has to be."""
+        return next(field.annotation for field in self._fields if field.name == name)
+
     def decode(self, stored: Mapping[str, Any] | None) -> tuple[list[Any], dict[str, Any]]:
         """Restore a stored payload as the arguments of the function: by position where they must be, else by name.
 
         Raises:
             PayloadError: It does not fit the signature, which has changed since, or was never checked against it.
         """
+        refused: PayloadError | None = None
+        struct: Any = None
         try:
             struct = self._codec.decode(stored or {})
         except (TypeError, ValueError) as error:
-            message, path = split_path(error)
-            raise PayloadError(self._task, f"the stored payload does not fit: {message}", path=path) from error
+            refused = self._refused(error, "the stored payload does not fit: ")
+        if refused is not None:
+            raise refused
         args: list[Any] = []
         kwargs: dict[str, Any] = {}
         for field in self._fields:
@@ -196,6 +251,43 @@ class Payload:
             else:
                 kwargs[field.name] = value
         return args, kwargs
+
+    def _refused(self, error: Exception, why: str = "") -> PayloadError:
+        """What is raised for an error; to be raised outside of its ``except``, as it may quote what is secret."""
+        message, path = self.secrets.problem(error) if self.secrets else split_path(error)
+        refused = PayloadError(self._task, why + message, path=path)
+        if self.secrets is None:
+            refused.__cause__ = error
+        return refused
+
+    def complete(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+        """All arguments of a call by name, in JSON's own types, with the defaults of those that were left out.
+
+        It is the same for calls that mean the same: however they were written, in whatever order their sets and
+        dictionaries are.
+        """
+        struct = self._codec.decode(stored)
+        for name, default in self._storable_defaults.items():
+            if getattr(struct, name) is UNSET:
+                setattr(struct, name, default)
+        # A default that cannot be stored is like none.
+        return {**dict.fromkeys(self.names), **self._codec.ordered(struct)}
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The arguments of a call, in the order of the signature."""
+        return [field.name for field in self._fields]
+
+    @cached_property
+    def _storable_defaults(self) -> dict[str, Any]:
+        """Defaults are the author's, and need not fit the annotation, nor be anything that could be stored."""
+        found: dict[str, Any] = {}
+        for field in self._fields:
+            with suppress(TypeError, ValueError):
+                if not field.required:
+                    self._codec.ordered(field.default)
+                    found[field.name] = field.default
+        return found
 
     def _by_name(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         if len(args) > len(self._positional):
@@ -213,30 +305,38 @@ class Payload:
                 raise PayloadError(self._task, "is supplied by the worker and cannot be passed", path=name)
         if unknown := [name for name in values if name not in self._names]:
             takes = ", ".join(field.name for field in self._fields) or "no arguments"
-            hint = (
-                f"; options are set apart from arguments: using({unknown[0]}=…)" if unknown[0] in _OPTION_NAMES else ""
-            )
+            option = _OPTIONS.get(unknown[0])
+            hint = f"; options are set apart from arguments: using({option}=…)" if option else ""
             raise PayloadError(self._task, f"unknown argument; the task takes {takes}{hint}", path=unknown[0])
         if missing := [field.name for field in self._fields if field.name in self._required - values.keys()]:
             raise PayloadError(self._task, f"missing argument{'s' if len(missing) > 1 else ''} {', '.join(missing)}")
 
 
-# What a SAQ user may write among the arguments of an enqueue, out of habit.
-_OPTION_NAMES: Final = frozenset(
-    {
-        "delay",
-        "expires",
-        "key",
-        "max_attempts",
-        "priority",
-        "queue",
-        "retries",
-        "run_at",
-        "scheduled",
-        "timeout",
-        "ttl",
-    }
-)
+# What users of SAQ and others may write among the arguments of an enqueue, out of habit, and what it is called here.
+_OPTIONS: Final = {
+    **{
+        name: name
+        for name in (
+            "debounce",
+            "delay",
+            "exclusive",
+            "expires",
+            "key",
+            "max_attempts",
+            "priority",
+            "queue",
+            "run_at",
+            "throttle",
+            "timeout",
+            "ttl",
+            "unique",
+        )
+    },
+    "retries": "max_attempts",
+    "schedule": "run_at",
+    "scheduled": "run_at",
+    "scheduled_at": "run_at",
+}
 
 
 def _classify(

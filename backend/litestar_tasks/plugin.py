@@ -30,6 +30,7 @@ from litestar_tasks.codec import Hooks
 from litestar_tasks.config import TasksConfig
 from litestar_tasks.correlation import correlation_id, from_headers
 from litestar_tasks.exceptions import ConfigurationError, NotAttachedError, QueueUnavailableError, StartupError
+from litestar_tasks.keyring import Keyring
 from litestar_tasks.outbox.session import session_providers
 from litestar_tasks.queues.broker import Broker, queue_configs
 from litestar_tasks.queues.task_queues import TaskQueues
@@ -122,7 +123,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         if self._config.dashboard is not None:
             from litestar_tasks.dashboard import dashboard_handlers
 
-            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard))
+            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard, self._config.registry))
         return app_config
 
     def on_cli_init(self, cli: Group) -> None:
@@ -213,6 +214,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
     @asynccontextmanager
     async def _attached(self) -> AsyncGenerator[None, None]:
         broker, loop = Broker(self._config), asyncio.get_running_loop()
+        keyring = Keyring(self._config.secret_keys) if self._config.secret_keys else None
         outbox = None
         if self._database is not None:
             from litestar_tasks.outbox.outbox import Outbox
@@ -224,7 +226,13 @@ class TasksPlugin(InitPlugin, CLIPlugin):
 
             history = JobHistory(self._history, broker, self._config.registry)
         attachment = Attachment(
-            loop, self._config.broker, broker.find, broker.locate, outbox.writer if outbox else None
+            loop,
+            self._config.broker,
+            broker.find,
+            broker.locate,
+            broker.schedules,
+            keyring,
+            outbox.writer if outbox else None,
         )
         with self._config.registry.attach(attachment):
             brokers = self._brokers.setdefault(loop, [])
@@ -316,7 +324,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             encoders=app.type_encoders or {},
             decoders=app.type_decoders or (),
         )
-        problems = [*registry.check(app.signature_namespace, hooks)]
+        problems = [*registry.check(app.signature_namespace, hooks, has_keys=bool(self._config.secret_keys))]
         problems += Dependencies(app, session_providers(app), more_to_come=bool(self._config.lifespan)).check(
             task for task in registry.get_all_tasks() if task.resolved
         )
@@ -333,9 +341,10 @@ class TasksPlugin(InitPlugin, CLIPlugin):
     async def _running(self, app: Litestar) -> AsyncGenerator[None, None]:
         self.check(app)
         if self._serving and self._config.dashboard is not None:
-            from litestar_tasks.dashboard import announce
+            from litestar_tasks.dashboard import announce, describe
 
             announce(self._config.dashboard, app)
+            describe(self._config.dashboard, app)
         async with self._attached():
             yield
 
@@ -374,7 +383,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         self, workers: list[Worker], *, drain: bool = False, ended: Callable[[], None] = lambda: None
     ) -> AsyncGenerator[list[asyncio.Task[None]], None]:
         """Let workers work, and hand out what does; ``ended`` is called when a part of it ends by itself."""
-        scheduler = Scheduler(self._config.registry, self._broker().find)
+        broker = self._broker()
+        scheduler = Scheduler(broker.schedules, broker.queues, [worker.queue.label for worker in workers])
         for worker in workers:
             await worker.open()
         parts = [asyncio.create_task(worker.start(), name=f"worker-{worker.queue.label}") for worker in workers]

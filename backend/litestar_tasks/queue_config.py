@@ -26,6 +26,9 @@ class QueueConfig(StockQueueConfig):
     concurrency: int = 10
     """How many jobs of this queue one worker process runs at the same time. Sync tasks have a pool of as many
     threads. Defaults to 10."""
+    processes: int | None = None
+    """How many processes one worker process has for tasks with ``executor="process"``; they are started when they are
+    first needed. Defaults to None: as many as there are CPUs, and no more than ``concurrency``."""
     shutdown_grace_period_s: int | None = 30
     """Seconds that running jobs get to finish when the worker is told to stop; those that are left are cancelled
     and handed back. Keep it below what the process manager waits before it kills. Defaults to 30."""
@@ -46,6 +49,8 @@ class QueueConfig(StockQueueConfig):
             )
         if self.concurrency < 1:
             raise ConfigurationError(f"queue {self.name!r}: concurrency is {self.concurrency}; give at least 1")
+        if self.processes is not None and self.processes < 1:
+            raise ConfigurationError(f"queue {self.name!r}: processes is {self.processes}; give at least 1, or None")
         if self.shutdown_grace_period_s is not None and self.shutdown_grace_period_s < 0:
             raise ConfigurationError(
                 f"queue {self.name!r}: shutdown_grace_period_s is {self.shutdown_grace_period_s}; give 0 or more"

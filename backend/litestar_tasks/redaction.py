@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import re
+from base64 import b64decode
+from collections.abc import Collection, Iterator
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Final
 
-__all__ = ("MASK", "is_secret_name", "masked_end", "masked_text")
+__all__ = (
+    "HIDDEN",
+    "MASK",
+    "is_secret_name",
+    "masked_end",
+    "masked_start",
+    "masked_text",
+    "spellings",
+    "without_known",
+)
 
 MASK: Final = "***"
+
+HIDDEN: Final[ContextVar[Collection[str]]] = ContextVar("hidden", default=())
+"""Texts that are masked wherever they stand, the longest first: the secrets of the attempt that runs here."""
 
 # Texts are searched this much further than they are kept: a secret that begins before the cut is found whole.
 _MARGIN: Final = 1_024
@@ -52,14 +68,21 @@ _EACH_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 def masked_text(text: str) -> str:
-    """A text without what looks like a secret."""
+    """A text without secrets: those that are known here, and what looks like one."""
+    text = without_known(text)
     for pattern, replacement in _IN_TEXT:
         text = pattern.sub(replacement, text)
     return text
 
 
+def masked_start(text: str, limit: int) -> str:
+    """The start of a text: masked, of about ``limit`` characters at the most."""
+    return masked_text(without_known(text)[:limit])
+
+
 def masked_end(text: str, limit: int) -> str:
     """The end of a text, where a traceback says what happened: masked, of at most about ``limit`` characters."""
+    text = without_known(text)  # before it is cut, as a known secret can have any length
     if len(text) <= limit:
         return masked_text(text)
     # Begins at the start of a line, so that no secret's name is cut off and its value left behind.
@@ -74,3 +97,29 @@ def is_secret_name(name: str) -> bool:
     if any(_WORDS.fullmatch(word.lower()) for word in _EACH_WORD.findall(name)):
         return True
     return _PARTS.search(re.sub(r"[^a-z]", "", name.lower())) is not None
+
+
+def without_known(text: str) -> str:
+    """A text without the secrets of the attempt that runs here."""
+    for known in HIDDEN.get():
+        text = text.replace(known, MASK)
+    return text
+
+
+def spellings(texts: Collection[str]) -> tuple[str, ...]:
+    """Secrets as they may be spelled in errors, for ``HIDDEN``: as they are, in a repr, in JSON, out of base64."""
+    found = {spelling for text in texts for spelling in (*_spellings(text), *_spellings(text.strip()))}
+    return tuple(sorted(found - {""}, key=len, reverse=True))
+
+
+def _spellings(text: str) -> Iterator[str]:
+    yield text
+    yield repr(text)[1:-1]
+    yield json.dumps(text)[1:-1]
+    yield json.dumps(text, ensure_ascii=False)[1:-1]
+    try:
+        # Bytes are stored as base64, and shown by repr.
+        if decoded := b64decode(text, validate=True):
+            yield repr(decoded)[2:-1]
+    except ValueError:
+        pass

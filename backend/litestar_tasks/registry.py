@@ -7,7 +7,7 @@ import inspect
 import pkgutil
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Concatenate, overload
 
 from saq.types import Context
@@ -19,16 +19,15 @@ from litestar_tasks.exceptions import (
     ConfigurationError,
     DeclarationError,
     DuplicateTaskError,
-    InvalidScheduleError,
-    PayloadError,
     UnknownTaskError,
 )
 from litestar_tasks.job import JobHandle
 from litestar_tasks.middleware import EnqueueHook
 from litestar_tasks.options import DEFAULTS, RegistryOptions, TaskOptions, check_options
 from litestar_tasks.queue_config import QueueConfig
-from litestar_tasks.schedule import Schedule
-from litestar_tasks.task import AnyTask, ContextTask, SyncContextTask, Task, refuse_unnameable
+from litestar_tasks.recurring import Recurring, check_kwargs, make_schedule
+from litestar_tasks.schedule import Misfire, Overlap, Schedule
+from litestar_tasks.task import AnyTask, ContextTask, SyncContextTask, Task, no_keys, refuse_unnameable
 
 __all__ = ("Registry", "TaskDecorator")
 
@@ -44,6 +43,7 @@ class QueueOptions(TypedDict, total=False):
     """The settings of one queue in ``Registry.queue_configs``; see ``QueueConfig``."""
 
     concurrency: int
+    processes: int | None
     shutdown_grace_period_s: int | None
     keep_complete: int
     keep_failed: int
@@ -88,7 +88,7 @@ class TaskDecorator:
         return self._register(fn, self._options)
 
 
-class Registry:
+class Registry(Recurring):
     """The tasks of one application.
 
     Make one in a module of its own, and import its decorators where tasks are written::
@@ -127,61 +127,51 @@ class Registry:
         every: timedelta | None = None,
         timezone: str = "UTC",
         kwargs: Mapping[str, Any] | None = None,
+        misfire: Misfire = "once",
+        overlap: Overlap = "skip",
+        jitter: float | timedelta = 0.0,
+        start: datetime | None = None,
+        end: datetime | None = None,
         **options: Unpack[TaskOptions],
     ) -> TaskDecorator:
         """A decorator for a task that recurs. It can be enqueued by hand like any other.
 
         Args:
-            cron: A cron expression as croniter reads it. Either this or ``every``.
-            every: The time between two firings, at least a second.
-            timezone: The IANA zone in which ``cron`` is read. Defaults to "UTC".
+            cron: See ``ScheduleOptions``, as for the next ones. Either this or ``every``.
+            every: The time between two firings. Either this or ``cron``.
+            timezone: Where ``cron`` is read. Defaults to "UTC".
             kwargs: The arguments of the recurring call; calls by hand give their own. Defaults to none.
+            misfire: What becomes of firings that nobody got to. Defaults to "once".
+            overlap: What a firing does while the last job has not ended. Defaults to "skip".
+            jitter: Up to how much later firings come, by chance. Defaults to 0.
+            start: When it begins to fire. Defaults to None: at once.
+            end: When it ceases to. Defaults to None: never.
             options: See ``TaskOptions``.
 
         Raises:
             DeclarationError: Raised by the decorated function's line: the schedule cannot work, its kwargs do not
                 fit the signature, or the function cannot be a task. Nothing was registered.
         """
+        recurrence = {
+            "cron": cron,
+            "every": every,
+            "timezone": timezone,
+            "kwargs": kwargs,
+            "misfire": misfire,
+            "overlap": overlap,
+            "jitter": jitter,
+            "start": start,
+            "end": end,
+        }
 
         def register(fn: Callable[..., Any], options: Mapping[str, Any]) -> AnyTask:
             task = self._make(fn, options)
-            schedule = self._make_schedule(task, task.name, cron=cron, every=every, timezone=timezone, kwargs=kwargs)
+            schedule = make_schedule(task, task.name, recurrence)
             self._add(task)
             self._schedules[schedule.id] = schedule
             return task
 
         return TaskDecorator(register, options)
-
-    def schedule(
-        self,
-        task: AnyTask,
-        *,
-        id: str | None = None,
-        cron: str | None = None,
-        every: timedelta | None = None,
-        timezone: str = "UTC",
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Schedule:
-        """Let a task recur, for a further time or one that was declared elsewhere.
-
-        Args:
-            task: A task of this registry.
-            id: Names the schedule. Defaults to the task's name, which is taken if the task has one already.
-            cron: A cron expression as croniter reads it. Either this or ``every``.
-            every: The time between two firings, at least a second.
-            timezone: The IANA zone in which ``cron`` is read. Defaults to "UTC".
-            kwargs: The arguments of the recurring call. Defaults to none.
-
-        Raises:
-            InvalidScheduleError: It cannot work, or its id is taken.
-        """
-        if self._tasks.get(task.name) is not task:
-            raise InvalidScheduleError(f"{task!r} does not belong to registry {self.name!r}; schedule it where it does")
-        schedule = self._make_schedule(task, id or task.name, cron=cron, every=every, timezone=timezone, kwargs=kwargs)
-        if (other := self._schedules.get(schedule.id)) is not None and other != schedule:
-            raise InvalidScheduleError(f"schedule {schedule.id!r} exists already ({other}); give this one another id=")
-        self._schedules[schedule.id] = schedule
-        return schedule
 
     def get_task(self, name: str) -> Task[..., Any]:
         """A task by its name.
@@ -201,10 +191,6 @@ class Registry:
     def get_all_tasks(self) -> list[AnyTask]:
         """Every task, in the order of registration."""
         return list(self._tasks.values())
-
-    def get_schedules(self) -> list[Schedule]:
-        """Every schedule, in the order of declaration."""
-        return list(self._schedules.values())
 
     def job(self, id: str) -> JobHandle[Any]:
         """The handle of a job by its id, whatever its task. The result comes as it is stored, in JSON's own types.
@@ -245,7 +231,7 @@ class Registry:
         Raises:
             ConfigurationError: A setting that cannot work.
         """
-        labels = dict.fromkeys([DEFAULTS["queue"], *(task.option("queue") for task in self._tasks.values()), *options])
+        labels = dict.fromkeys([DEFAULTS["queue"], *self._labels(), *options])
         configs = []
         for label in labels:
             settings = options.get(label, {})
@@ -257,23 +243,32 @@ class Registry:
             configs.append(QueueConfig(name=label, tasks=self.get_all_tasks(), **settings))
         return configs
 
-    def check(self, namespace: Mapping[str, Any], hooks: Hooks) -> Iterator[DeclarationError]:
+    def _labels(self) -> Iterator[str]:
+        yield from (task.option("queue") for task in self._tasks.values())
+        yield from (schedule.queue for schedule in self._schedules.values())
+
+    def check(
+        self, namespace: Mapping[str, Any], hooks: Hooks, *, has_keys: bool = False
+    ) -> Iterator[DeclarationError]:
         """Compile every task with what a running app knows, and yield what is wrong with them.
 
         Args:
             namespace: Names for annotations beside those of each function's module.
             hooks: How the app stores types that msgspec does not know.
+            has_keys: Whether the app has keys to encrypt secrets with. Defaults to False.
         """
         for task in self._tasks.values():
             try:
                 task.compile(namespace, hooks)
+                if task.has_secrets and not has_keys:
+                    yield no_keys(task)
             except DeclarationError as error:
                 yield error
         for schedule in self._schedules.values():
             try:
-                self._tasks[schedule.task].payload.encode((), schedule.kwargs)
-            except (PayloadError, DeclarationError) as error:
-                yield InvalidScheduleError(f"schedule {schedule.id!r}: its kwargs do not fit: {error}")
+                check_kwargs(self._tasks[schedule.task], schedule)
+            except DeclarationError as error:
+                yield error
 
     def attach(self, attachment: Attachment) -> AbstractContextManager[None]:
         """Attach the registry to a running app. The plugin does this."""
@@ -315,25 +310,6 @@ class Registry:
             self.on_enqueue[task.name] = task.on_enqueue
         else:
             self.on_enqueue.pop(task.name, None)
-
-    def _make_schedule(
-        self,
-        task: AnyTask,
-        id: str,
-        *,
-        cron: str | None,
-        every: timedelta | None,
-        timezone: str,
-        kwargs: Mapping[str, Any] | None,
-    ) -> Schedule:
-        schedule = Schedule(id=id, task=task.name, cron=cron, every=every, timezone=timezone, kwargs=dict(kwargs or {}))
-        if not task.resolved:
-            return schedule  # its kwargs are checked when the app starts and the signature is known
-        try:
-            task.payload.encode((), schedule.kwargs)
-        except PayloadError as error:
-            raise InvalidScheduleError(f"schedule {id!r}: its kwargs do not fit: {error}") from error
-        return schedule
 
 
 def _same_function(one: Callable[..., Any], other: Callable[..., Any]) -> bool:

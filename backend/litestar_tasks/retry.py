@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeAlias
@@ -20,7 +20,10 @@ __all__ = (
     "Linear",
     "Retry",
     "Snooze",
+    "holds",
     "pause_after",
+    "restored_backoff",
+    "stored_policies",
 )
 
 _LONGEST: Final = 366 * 86_400.0
@@ -140,6 +143,53 @@ def pause_after(attempt: int, backoff: Backoff) -> float:
     pause = backoff(attempt)
     _check(f"what backoff returned for attempt {attempt}", pause=pause)
     return _seconds(pause)
+
+
+_POLICIES: Final[Mapping[str, Callable[..., Backoff]]] = {
+    "constant": Constant,
+    "linear": Linear,
+    "exponential": Exponential,
+}
+
+
+def stored_policies(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What a job's ``meta`` keeps of the policies of its call: of a backoff its numbers, of exceptions their names.
+
+    Args:
+        options: Checked options of the call, of which others than ``backoff``, ``retry_on`` and ``discard_on`` are left
+            out.
+    """
+    stored: dict[str, Any] = {name: [*map(_name, options[name])] for name in _EXCEPTIONS if name in options}
+    if (policy := options.get("backoff")) is not None:
+        values = [getattr(policy, field.name) for field in fields(policy)]
+        numbers = [value if isinstance(value, bool) else _seconds(value) for value in values]
+        stored["backoff"] = [type(policy).__name__.lower(), *numbers]
+    return stored
+
+
+_EXCEPTIONS: Final = ("retry_on", "discard_on")
+
+
+def restored_backoff(stored: Any) -> Backoff:
+    """A policy out of what ``stored_policies`` has made of it.
+
+    Raises:
+        ValueError, TypeError, LookupError, ConfigurationError: It is none.
+    """
+    kind, *numbers = stored
+    return _POLICIES[kind](*numbers)
+
+
+def holds(names: Collection[Any], error: BaseException) -> bool:
+    """Whether an exception is of one of these classes, which are known by their names alone.
+
+    Nothing is imported for it: the names are compared with those of the classes that the exception has.
+    """
+    return any(_name(kind) in names for kind in type(error).__mro__)
+
+
+def _name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 class _Again(Exception):  # signals, not errors: see the classes below

@@ -9,6 +9,7 @@ import inspect
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, Protocol, Self, TypeAlias, cast
@@ -18,15 +19,38 @@ from saq.types import Context
 from typing_extensions import ParamSpec, TypeVar, Unpack
 
 from litestar_tasks.attachment import Attachment
-from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, unstorable
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, could_become, json_size, split_path, unstorable
 from litestar_tasks.current import CurrentJob
-from litestar_tasks.exceptions import ConfigurationError, DependencyError, InvalidTaskError
+from litestar_tasks.exceptions import (
+    ConfigurationError,
+    DeclarationError,
+    DependencyError,
+    InvalidTaskError,
+    PayloadError,
+)
+from litestar_tasks.follow_ups import FOLLOW_UPS, stored_follow_ups
 from litestar_tasks.job import JobHandle, JobQueue, JobSpec, Submission
 from litestar_tasks.middleware import EnqueueHook, Middleware
-from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
+from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options, check_together, seconds
 from litestar_tasks.payload import INJECTED, Kind, Payload, read_parameters
+from litestar_tasks.retry import stored_policies
+from litestar_tasks.secret import Secrets, secrets_of
+from litestar_tasks.uniqueness import bonds_of, check_by
 
-__all__ = ("AnyTask", "Call", "ContextTask", "Enqueuer", "SyncContextTask", "Task", "enqueue_many", "refuse_unnameable")
+__all__ = (
+    "AnyTask",
+    "Call",
+    "ContextTask",
+    "Enqueuer",
+    "SyncContextTask",
+    "Task",
+    "enqueue_many",
+    "no_keys",
+    "refuse_unnameable",
+)
+
+if TYPE_CHECKING:
+    from litestar_tasks.keyring import Keyring
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,6 +63,8 @@ SyncF_co = TypeVar("SyncF_co", bound=Callable[Concatenate[Context, ...], Any], c
 
 _NO_HOOKS = Hooks(encoders={}, decoders=())
 _SUPPLIED = (Kind.CONTEXT, Kind.JOB, Kind.INJECTED)
+_VARYING = ("expires", "unique", "exclusive", "debounce", "throttle", "on_success", "on_failure")
+"""Options by which calls of a task are stored differently."""
 _AT_ONCE = 2_000
 """For so many calls of `enqueue_many` there are records at the same time; of the others only calls or handles."""
 
@@ -67,6 +93,7 @@ class AnyTask:
         name: The name by which it is enqueued and stored.
         fn: The function.
         registry: The registry that it belongs to.
+        executor: Where it runs if it is sync: "thread" or "process"; None for an async one.
         options: The options that the decorator was given, checked, durations in seconds.
     """
 
@@ -82,7 +109,9 @@ class AnyTask:
         self.options = {name: value for name, value in options.items() if name != "name"}
         self._levels: Mapping[str, Any] = {**DEFAULTS, **registry.defaults, **self.options}
         # What every call without options of its own stores; None where that differs from call to call.
-        self._plain = _stored_options(self._levels) if self._levels["expires"] is None else None
+        varies = any(self._levels[name] not in (None, ()) for name in _VARYING)
+        self._plain = None if varies else _stored_options(self._levels)
+        check_together(self._levels, f"task {self.name!r}")
         self.dependencies: Mapping[str, Provide] = {
             **registry.defaults.get("dependencies", {}),
             **self.options.get("dependencies", {}),
@@ -90,10 +119,12 @@ class AnyTask:
         self.middleware: tuple[Middleware, ...] = _both("middleware", registry.defaults, self.options)
         self.on_enqueue: tuple[EnqueueHook, ...] = _both("on_enqueue", registry.defaults, self.options)
         self.is_async = inspect.iscoroutinefunction(fn)
+        self.executor: str | None = None if self.is_async else self._levels["executor"]
         if self.is_async:
             _mark_as_coroutine_function(self)
         self._payload: Payload | None = None
         self._result: Codec[Any] | None = None
+        self._result_secrets: Secrets | None = None
         self.parameters, self._returns = read_parameters(
             fn, name=self.name, job_type=CurrentJob, supplied=self.dependencies.keys()
         )
@@ -119,9 +150,12 @@ class AnyTask:
             hooks=hooks,
         )
         self._payload = Payload(self.name, self.parameters, hooks, limit=self._levels["payload_limit"])
+        check_by(self._levels, self._payload.names, f"task {self.name!r}")
         self.takes_context = any(parameter.kind is Kind.CONTEXT for parameter in self.parameters)
         self.job_parameters = [parameter.name for parameter in self.parameters if parameter.kind is Kind.JOB]
         self._result = self._compile_result(hooks)
+        self._check_follow_ups(self._levels)
+        self._check_executor()
 
     @property
     def resolved(self) -> bool:
@@ -149,13 +183,55 @@ class AnyTask:
             ValueError, TypeError, RecursionError: It does not fit the return annotation, cannot be stored, or is too
                 large.
         """
-        stored = self.result.encode_unchecked(value)
-        if stored is not None and (size := json_size(stored)) > self._levels["result_limit"]:
+        secrets = self._result_secrets
+        stored, size = _quoting_nothing(self._measured, value, secrets) if secrets else self._measured(value)
+        if size > self._levels["result_limit"]:
             raise ValueError(
                 f"it has {size:,} bytes as JSON, and {self._levels['result_limit']:,} are allowed; store it elsewhere "
                 "and return its id, or raise the task's result_limit"
             )
-        return stored
+        return secrets.seal(stored, self._keyring()) if secrets else stored
+
+    def decode_result(self, stored: Any) -> Any:
+        """What the task returned, restored from what ``encode_result`` made of it.
+
+        Raises:
+            ValueError, TypeError: It does not fit the return annotation of this release, or cannot be decrypted.
+        """
+        codec = self.result
+        if self._result_secrets is None:
+            return codec.decode(stored)
+        return _quoting_nothing(codec.decode, self._result_secrets.open(stored, self._keyring()), self._result_secrets)
+
+    def opened(self, stored: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        """A stored payload with its secrets readable.
+
+        Raises:
+            PayloadError: One is not encrypted, or with a key that is not there.
+        """
+        secrets = self.payload.secrets
+        if secrets is None:
+            return stored or {}
+        try:
+            opened: Mapping[str, Any] = secrets.open(stored or {}, self._keyring())
+        except ValueError as error:
+            message, path = split_path(error)
+            raise PayloadError(self.name, message, path=path) from None
+        return opened
+
+    def sealed(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A payload of JSON's own types with its secrets encrypted.
+
+        Raises:
+            ConfigurationError: The app has no keys.
+        """
+        secrets = self.payload.secrets
+        return secrets.seal(payload, self._keyring()) if secrets else payload
+
+    @property
+    def has_secrets(self) -> bool:
+        """Whether arguments or the result hold secrets."""
+        return self.payload.secrets is not None or self._result_secrets is not None
 
     @property
     def source(self) -> str:
@@ -172,6 +248,10 @@ class AnyTask:
         """The value of an option that holds for a call: call > task > registry > built-in."""
         return (given if given and name in given else self._levels)[name]
 
+    def options_with(self, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The values of all options that hold for a call with these of its own."""
+        return {**self._levels, **given}
+
     def spec(self, args: Sequence[Any], kwargs: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> JobSpec:
         """What a queue stores of a call.
 
@@ -185,20 +265,53 @@ class AnyTask:
         """
         return self.stored_spec(self.payload.encode(tuple(args), kwargs), options or {})
 
-    def stored_spec(self, payload: Mapping[str, Any], options: Mapping[str, Any]) -> JobSpec:
-        """``spec`` for a payload that is encoded already."""
+    def stored_spec(
+        self,
+        payload: Mapping[str, Any],
+        options: Mapping[str, Any],
+        arguments: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> JobSpec:
+        """``spec`` for a payload that is encoded already, and not encrypted yet.
+
+        Args:
+            payload: The payload.
+            options: Checked options of the call.
+            arguments: Returns all arguments, for options that go by them. Defaults to those of the payload.
+        """
         if not options and self._plain is not None:
-            return JobSpec(task=self.name, kwargs=payload, **self._plain)
+            return JobSpec(task=self.name, kwargs=self.sealed(payload), **self._plain)
         run_at = options.get("run_at")
-        if options.get("delay"):
-            run_at = datetime.now(UTC) + timedelta(seconds=options["delay"])
+        levels = {**self._levels, **options}
+        delay = seconds(levels["debounce"].delay) if levels["debounce"] else options.get("delay")
+        if delay:
+            run_at = datetime.now(UTC) + timedelta(seconds=delay)
+        # What is made of secrets is stored, too: nobody without the key may find them by trying.
+        key = self._keyring().identity_key if self.payload.secrets else b""
+        known = arguments or (lambda: self.payload.complete(payload))
+        lock, group = bonds_of(self.name, levels, known, key=key)
+        stored = _stored_options(levels, run_at)
+        stored["meta"].update(stored_policies(options))
+        self._check_size(stored["meta"].get(FOLLOW_UPS))
         return JobSpec(
             task=self.name,
-            kwargs=payload,
+            kwargs=self.sealed(payload),
             key=options.get("key"),
             run_at=run_at,
-            **_stored_options({**self._levels, **options}, run_at),
+            lock=lock,
+            group=group,
+            **stored,
         )
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Refuse checked options of a call that make no sense together, or for this task.
+
+        Raises:
+            ConfigurationError: Says what does not go together.
+        """
+        levels = {**self._levels, **options}
+        check_together(levels, f"task {self.name!r}")
+        if self._payload is not None:
+            check_by(levels, self._payload.names, f"task {self.name!r}")
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[..., Any]:
         """The task with options for one or more calls: ``my_task.using(delay=60).enqueue(user_id=1)``.
@@ -209,7 +322,22 @@ class AnyTask:
         Raises:
             ConfigurationError: An unknown option, or a value that cannot work.
         """
-        return Enqueuer(self, check_options(options, EnqueueOptions, subject=f"task {self.name!r}"))
+        return Enqueuer(self, self.call_options({}, options))
+
+    def call_options(self, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+        """Checked options of a call, and further ones that win over them.
+
+        Raises:
+            ConfigurationError: An unknown option, or a value that cannot work.
+        """
+        checked = check_options(new, EnqueueOptions, subject=f"task {self.name!r}")
+        if "on_success" in checked or "on_failure" in checked:
+            self._check_follow_ups(checked)
+        # delay and run_at are two spellings of one option: the later one replaces the earlier, however it was spelt.
+        replaced: set[str] = {"delay", "run_at"} if checked.keys() & {"delay", "run_at"} else set()
+        merged = {**{name: value for name, value in old.items() if name not in replaced}, **checked}
+        self.check(merged)
+        return merged
 
     def bind(self, /, *args: Any, **kwargs: Any) -> Call[Any]:
         """A call that is validated now and enqueued later, alone or with others by ``enqueue_many``.
@@ -217,7 +345,7 @@ class AnyTask:
         Raises:
             PayloadError: The arguments do not fit the signature.
         """
-        return Call(self, self.payload.encode(args, kwargs), {})
+        return Call(self, *self.payload.bind(args, kwargs), {})
 
     async def enqueue(self, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
         """Enqueue a call of the task. Once this has returned, the job will run.
@@ -241,7 +369,7 @@ class AnyTask:
         """
         attachment = self.registry.attachment()
         label, key = attachment.locate(id)
-        return JobHandle(attachment.queue(label), key, decode=self.result.decode)
+        return JobHandle(attachment.queue(label), key, decode=self.decode_result)
 
     def __call__(self, /, *args: Any, **kwargs: Any) -> Any:
         """Run the function here and now; the context, if it takes one, comes first.
@@ -264,16 +392,75 @@ class AnyTask:
         """Pickle by reference, so that a spawned process finds its own registry's task."""
         return load, (self.fn.__module__, self.fn.__qualname__, self.name)
 
+    def _check_size(self, follow_ups: Any) -> None:
+        limit = self._levels["payload_limit"]
+        if follow_ups and (size := json_size(follow_ups)) > limit:
+            raise PayloadError(
+                self.name,
+                f"the calls of on_success and on_failure have {size:,} bytes as JSON, with their own follow-ups, and "
+                f"{limit:,} are allowed; let them take ids of data that is stored elsewhere, or raise the task's "
+                "payload_limit",
+            )
+
     def _compile_result(self, hooks: Hooks) -> Codec[Any]:
         try:
             if (foreign := unstorable(self._returns, hooks)) is not None:
                 raise UnstorableTypeError(f"a {foreign.__name__} cannot be stored")
-            return Codec(self._returns, hooks)
+            codec: Codec[Any] = Codec(self._returns, hooks)
+            self._result_secrets = secrets_of(self._returns)
+            return codec
         except (TypeError, ValueError) as error:
             raise InvalidTaskError(
                 f"task {self.name!r} ({self.source}): its result cannot be stored: {error}; return data that JSON can "
                 "hold, such as an id"
             ) from error
+
+    def _check_follow_ups(self, options: Mapping[str, Any]) -> None:
+        """Refuse placeholders that cannot be filled with what this task's jobs have when they end."""
+        for call in options.get("on_success", ()):
+            call.check_takes("on_success", "result", self._returns, f"what task {self.name!r} returns")
+        for call in options.get("on_failure", ()):
+            call.check_takes("on_failure", "error", str, "the error, which is a text,")
+
+    def _check_executor(self) -> None:
+        """Refuse what could not run where its executor says."""
+        where = f"task {self.name!r} ({self.source}): executor={self._levels['executor']!r}"
+        if self.is_async and "executor" in self.options:
+            raise InvalidTaskError(f"{where} is for sync functions, and this one is async; write def, or leave it out")
+        if self.executor != "process":
+            return
+        if self.fn.__module__ == "__main__" or "<locals>" in self.fn.__qualname__:
+            raise InvalidTaskError(
+                f"{where} needs a function that another process can import, and {self.fn.__qualname__!r} is part of "
+                f"{'the program' if self.fn.__module__ == '__main__' else 'another function'}; move it to a module"
+            )
+        try:
+            # As that process will see it: there is no app there.
+            parameters, _ = read_parameters(
+                self.fn, name=self.name, job_type=CurrentJob, supplied=self.dependencies.keys(), namespace={}
+            )
+            self._compile_result(_NO_HOOKS)
+        except DeclarationError as error:
+            raise InvalidTaskError(f"{where}: its types have to be known without the app: {error}") from error
+        if self.has_secrets:
+            raise InvalidTaskError(f"{where}: secrets are not handed to another process; use executor='thread'")
+        for parameter in parameters:
+            if parameter.kind in _SUPPLIED:
+                raise InvalidTaskError(
+                    f"{where}: parameter {parameter.name!r} is supplied by the worker, and does not exist in another "
+                    "process; take it out, and do what needs it in an async task that awaits this one, or use "
+                    "executor='thread'"
+                )
+
+    def _measured(self, result: Any) -> tuple[Any, int]:
+        stored = self.result.encode_unchecked(result)
+        return stored, 0 if stored is None else json_size(stored)
+
+    def _keyring(self) -> Keyring:
+        keyring = self.registry.attachment().keyring
+        if keyring is None:
+            raise no_keys(self)
+        return keyring
 
     def _refuse_unfilled(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         given = inspect.signature(self.fn).bind_partial(*args, **kwargs)
@@ -309,21 +496,24 @@ class Enqueuer(Generic[P, R]):
 
     def bind(self, /, *args: P.args, **kwargs: P.kwargs) -> Call[R]:
         """A call with these options; see ``Task.bind``."""
-        return Call(self._task, self._task.payload.encode(args, kwargs), self._options)
+        return Call(self._task, *self._task.payload.bind(args, kwargs), self._options)
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Enqueuer[P, R]:
         """The same with further options; the later ones win."""
-        return Enqueuer(self._task, _merge(self._task, self._options, options))
+        return Enqueuer(self._task, self._task.call_options(self._options, options))
 
 
 class Call(Generic[R_co]):
     """A task with its arguments and options, validated and not enqueued yet. Made by ``bind``."""
 
-    __slots__ = ("_options", "_payload", "_task")
+    __slots__ = ("_options", "_payload", "_takes", "_task")
 
-    def __init__(self, task: AnyTask, payload: Mapping[str, Any], options: Mapping[str, Any]) -> None:
+    def __init__(
+        self, task: AnyTask, payload: Mapping[str, Any], takes: Mapping[str, str], options: Mapping[str, Any]
+    ) -> None:
         self._task = task
         self._payload = payload
+        self._takes = takes
         self._options = options
 
     async def enqueue(self) -> JobHandle[R_co]:
@@ -351,10 +541,22 @@ class Call(Generic[R_co]):
 
     def using(self, **options: Unpack[EnqueueOptions]) -> Self:
         """The same call with further options; the later ones win."""
-        return type(self)(self._task, self._payload, _merge(self._task, self._options, options))
+        return type(self)(self._task, self._payload, self._takes, self._task.call_options(self._options, options))
 
     def spec(self) -> JobSpec:
-        """What a queue stores of it."""
+        """What a queue stores of it.
+
+        Raises:
+            PayloadError: It has a placeholder among its arguments, or more follow-ups than its payload may have bytes.
+        """
+        if self._takes:
+            name, what = next(iter(self._takes.items()))
+            raise PayloadError(
+                self._task.name,
+                f"{what.upper()} stands for the {what} of a job that this one follows; attach the call to that one: "
+                "other_task.using(on_success=…) or on_failure",
+                path=name,
+            )
         return self._task.stored_spec(self._payload, self._options)
 
     def session(self, attachment: Attachment) -> object | None:
@@ -364,8 +566,67 @@ class Call(Generic[R_co]):
     def handle(self, queue: JobQueue, submission: Submission) -> JobHandle[R_co]:
         """The handle of what came of it."""
         return JobHandle(
-            queue, submission.job.key, decode=self._task.result.decode, deduplicated=submission.deduplicated
+            queue, submission.job.key, decode=self._task.decode_result, deduplicated=submission.deduplicated
         )
+
+    def follow_up(self) -> dict[str, Any]:
+        """The call as it is stored with the job that it follows."""
+        option = functools.partial(self._task.option, given=self._options)
+        later = {name: value for name, value in self._options.items() if name not in ("delay", "run_at")}
+        spec = self._task.stored_spec(self._payload, {**later, "expires": None}, self._known_arguments)
+        debounce = option("debounce")
+        delay = seconds(debounce.delay) if debounce else self._options.get("delay")
+        run_at = self._options.get("run_at")
+        stored = {
+            "takes": dict(self._takes),
+            "key": spec.key,
+            "delay": delay,
+            "lock": spec.lock and asdict(spec.lock),
+            "group": spec.group,
+            "put_off": debounce and debounce.max_wait and seconds(debounce.max_wait),
+            "run_at": run_at and run_at.timestamp(),
+            "expires": option("expires"),
+            "meta": spec.meta,
+        }
+        return {
+            "task": self._task.name,
+            "queue": self.queue,
+            "kwargs": spec.kwargs,
+            "timeout": spec.timeout,
+            "max_attempts": spec.max_attempts,
+            "ttl": spec.ttl,
+            "priority": spec.priority,
+            **{name: value for name, value in stored.items() if value},
+        }
+
+    def _known_arguments(self) -> Mapping[str, Any]:
+        if self._takes:
+            raise ConfigurationError(
+                f"task {self._task.name!r}: unique, exclusive, debounce and throttle cannot tell calls apart by their "
+                f"arguments while {', '.join(self._takes)} is still to come; write by=(), and all calls are alike"
+            )
+        return self._task.payload.complete(self._payload)
+
+    def check_takes(self, option: str, known: str, annotation: Any, what: str) -> None:
+        """Refuse placeholders that cannot be filled.
+
+        Args:
+            option: What the call was given for.
+            known: Which placeholder can be filled there.
+            annotation: The type of what it stands for.
+            what: That, in words.
+
+        Raises:
+            ConfigurationError: Another placeholder, or an argument that can take no such value.
+        """
+        if self._takes:
+            bonds_of(self._task.name, self._task.options_with(self._options), self._known_arguments)
+        for name, placeholder in self._takes.items():
+            where = f"{option}: {self._task.name}.bind({name}={placeholder.upper()})"
+            if placeholder != known:
+                raise ConfigurationError(f"{where}: there is no {placeholder} then; it may take {known.upper()}")
+            if not could_become(annotation, wanted := self._task.payload.annotation(name)):
+                raise ConfigurationError(f"{where}: {what} is {_shown(annotation)}; {name!r} takes {_shown(wanted)}")
 
     @property
     def queue(self) -> str:
@@ -415,6 +676,25 @@ async def enqueue_many(calls: Iterable[Call[R]]) -> list[JobHandle[R]]:
     return [handles[index] for index in range(len(calls))]
 
 
+def no_keys(task: AnyTask) -> ConfigurationError:
+    """The error of a task that has secrets in an app that has no keys."""
+    return ConfigurationError(
+        f"task {task.name!r} ({task.source}) has a Secret, and there is no key to encrypt it with; set "
+        "TasksConfig(secret_keys=[…]), and install litestar-tasks[secrets]"
+    )
+
+
+def _quoting_nothing(work: Callable[[Any], Any], value: Any, secrets: Secrets) -> Any:
+    """Encode or decode a value, with errors that do not quote its secrets."""
+    problem = ""
+    try:
+        return work(value)
+    except (TypeError, ValueError, RecursionError) as error:
+        message, path = secrets.problem(error)
+        problem = f"{message} - at `{path}`" if path else message
+    raise ValueError(problem)  # outside, so that the error that quotes them is no part of it
+
+
 def _both(option: str, registry: Mapping[str, Any], task: Mapping[str, Any]) -> tuple[Any, ...]:
     """An option of which a task has its registry's and its own."""
     return (*registry.get(option, ()), *task.get(option, ()))
@@ -440,6 +720,8 @@ def _stored_options(levels: Mapping[str, Any], run_at: datetime | None = None) -
     # Those for which SAQ's record has no field travel in its meta, where they are not the default.
     beside = ("at_most_once", "max_losses", "failed_ttl", "tag")
     meta = {name: levels[name] for name in beside if levels[name] != DEFAULTS[name]}
+    if levels["on_success"] or levels["on_failure"]:
+        meta.update(stored_follow_ups(levels["on_success"], levels["on_failure"]))
     if levels["expires"] is not None:
         meta["expires"] = round(max(time.time(), run_at.timestamp() if run_at else 0) + levels["expires"], 3)
     return {
@@ -452,11 +734,8 @@ def _stored_options(levels: Mapping[str, Any], run_at: datetime | None = None) -
     }
 
 
-def _merge(task: AnyTask, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    checked = check_options(new, EnqueueOptions, subject=f"task {task.name!r}")
-    # delay and run_at are two spellings of one option: the later one replaces the earlier, however it was spelt.
-    replaced: set[str] = {"delay", "run_at"} if checked.keys() & {"delay", "run_at"} else set()
-    return {**{name: value for name, value in old.items() if name not in replaced}, **checked}
+def _shown(annotation: Any) -> str:
+    return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 
 def refuse_unnameable(fn: object, *, allow_local: bool) -> None:

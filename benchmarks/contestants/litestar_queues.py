@@ -41,6 +41,7 @@ class Producer:
         from litestar_queues.models import TaskRequest
 
         backend = self._service.get_queue_backend()
+        await backend.open()  # marks its keys as current; the server has been emptied since the producer did
         for start in range(0, count, 1000):
             part = range(start, min(count, start + 1000))
             await backend.enqueue_many([TaskRequest(body, kwargs=arguments) for _ in part])

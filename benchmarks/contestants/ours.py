@@ -22,7 +22,7 @@ registry = Registry("benchmark")
 TASKS = {body.__name__: registry.task(body) for body in bodies.ASYNC}
 
 
-def _plugin(url: str, concurrency: int = 1) -> TasksPlugin:
+def plugin_of(url: str, concurrency: int = 1) -> TasksPlugin:
     queue = QueueConfig(name="default", concurrency=concurrency)
     return TasksPlugin(TasksConfig(registry=registry, broker_url=url, queue_configs=[queue]))
 
@@ -34,7 +34,7 @@ class Producer:
         self._stack = AsyncExitStack()
 
     async def open(self, url: str) -> None:
-        app = Litestar(plugins=[_plugin(url)], logging_config=None)
+        app = Litestar(plugins=[plugin_of(url)], logging_config=None)
         await self._stack.enter_async_context(app.lifespan())
 
     async def close(self) -> None:
@@ -53,7 +53,7 @@ class Producer:
 
 async def work(url: str, concurrency: int, ready: Callable[[], None]) -> None:
     """What a child of ``litestar workers run`` does."""
-    plugin = _plugin(url, concurrency)
+    plugin = plugin_of(url, concurrency)
     await plugin.run_worker(Litestar(plugins=[plugin], logging_config=None), on_ready=ready)
 
 

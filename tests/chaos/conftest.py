@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import json
 import math
 import os
 import re
@@ -33,6 +34,10 @@ PROMISE = 20.0
 """Seconds within which the jobs of a lost worker go on elsewhere, with the lease that users get by default."""
 TOKENS = 2**27
 """Fencing tokens of one incarnation, in the scores of the jobs that are claimed."""
+_OF_UNFINISHED = frozenset(
+    {"incomplete", "losses", "prio", "max_losses", "aborts", "bonds", "locks", "turns", "parked", "group"}
+    | {"follows", "owed"}
+)
 TALLY = pytest.StashKey[dict[str, list[str]]]()
 
 
@@ -116,6 +121,8 @@ class Field:
         self.accepted: set[str] = set()
         self.killed: dict[int, float] = {}
         """Pids of workers that were killed, and when."""
+        self.stopped: dict[int, float] = {}
+        """Likewise of those that were told to stop, and hand back what they run."""
         self.counts: Counter[str] = Counter()
         self.environment = {"BROKER_URL": server.url, "LEDGER": str(self.ledger.path), "LEASE": str(LEASE)}
 
@@ -146,6 +153,7 @@ class Field:
     async def stop(self, worker: WorkerProcess) -> None:
         """Stop a worker as a deploy does."""
         await self.until(worker.is_up, seconds=30, what="the start of the worker that is to stop")
+        self.stopped[worker.pid] = time.monotonic()
         assert await asyncio.to_thread(worker.stop, 60) == 0, worker.output
         self.counts["graceful stops"] += 1
 
@@ -162,6 +170,16 @@ class Field:
 
     def ends(self) -> dict[str, list[Entry]]:
         return self.ledger.entries("end")
+
+    def runs(self, key: str) -> list[tuple[float, float]]:
+        """When a job's code began and when it ended, run by run: by itself, or with its worker."""
+        ends = [*self.ends().get(key, ())]
+        found: list[tuple[float, float]] = []
+        for start in self.starts().get(key, ()):
+            own = [end.moment for end in ends if end.pid == start.pid and end.moment >= start.moment]
+            stopped = [moment for pid, moment in (self.killed | self.stopped).items() if pid == start.pid]
+            found.append((start.moment, min([*own, *stopped], default=math.inf)))
+        return found
 
     # What the server says
 
@@ -199,6 +217,13 @@ class Field:
         ids = [job_id.decode() for queue in QUEUES for job_id in client.zrange(f"saq:{queue}:failed", 0, -1)]
         return {job_id.rpartition(":")[2]: client.get(job_id).decode() for job_id in ids}
 
+    def children(self) -> Counter[str]:
+        """How many follow-ups each job has, by its key."""
+        client: Any = self.server.client
+        records = [json.loads(client.get(name)) for name in client.scan_iter("saq:job:*", count=1000)]
+        parents = [record["meta"]["parent"] for record in records if "parent" in record.get("meta", {})]
+        return Counter(parent.rpartition(":")[2] for parent in parents)
+
     def leftovers(self) -> list[str]:
         """What the server still holds about jobs although all of them have an outcome."""
         client: Any = self.server.client
@@ -210,7 +235,7 @@ class Field:
                 continue
             # A bell may lie in a list: it is an id that no job has.
             waits = rest[0] in {"queued", "inbox"} and set(client.lrange(key, 0, -1)) - {b"-"}
-            if waits or rest[0] in {"incomplete", "losses", "prio", "max_losses", "aborts"}:
+            if waits or rest[0] in _OF_UNFINISHED:
                 found.append(key)
         return found
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from litestar import Litestar
 
@@ -65,10 +65,25 @@ def report(*, seconds: float, job: CurrentJob) -> str:
 
 if "TICKS" in os.environ:
 
-    @registry.scheduled_task(every=timedelta(seconds=1), timeout=None)
+    @registry.scheduled_task(every=timedelta(seconds=1), timeout=None, overlap="allow")
     async def tick(*, job: CurrentJob) -> None:
         note("start", job)
         await asyncio.sleep(600)
+
+
+if "SLOTS_FROM" in os.environ:
+    first = datetime.fromtimestamp(int(os.environ["SLOTS_FROM"]), UTC)
+
+    @registry.scheduled_task(
+        every=timedelta(seconds=1),
+        start=first,
+        end=first + timedelta(seconds=59),
+        misfire="all",
+        overlap="allow",
+    )
+    async def slot(*, job: CurrentJob) -> None:
+        note("start", job)
+        note("end", job)
 
 
 @registry.task(timeout=None, at_most_once=True)

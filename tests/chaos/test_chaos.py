@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import signal
 import time
@@ -10,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from litestar_tasks import enqueue_many
+from litestar_tasks import Exclusive, enqueue_many
 from litestar_tasks.job import JobHandle
 from tests.chaos.conftest import LEASE, LONG, PROMISE, Field, times
 from tests.chaos.ledger_app import charge, report, send, work, work_in_thread
@@ -67,6 +68,25 @@ async def test_every_job_reaches_its_end_though_workers_are_killed_at_random(fie
     field.counts["jobs failed by a third kill"] = len(poison)
 
 
+async def test_every_job_is_followed_once_though_workers_are_killed_at_random(field: Field) -> None:
+    """Kills meet workers between the end of a job and its follow-ups, of which one goes to another queue."""
+    field.start_workers(3)
+    keys: list[str] = []
+    parent = work.using(on_success=[work.bind(seconds=0), send.bind(seconds=0)], max_losses=1_000)
+    for _ in range(times(5, 150)):
+        keys += accept(field, await enqueue_many(parent.bind(seconds=0.005 * chance.random()) for _ in range(200)))
+        await asyncio.sleep(0.3 + chance.random() / 2)
+        await field.kill_beside_another(chance.choice(field.living))
+        field.start_worker()
+    await field.until(
+        lambda: not field.unfinished() and not field.leftovers(), seconds=90, what="an outcome of every job"
+    )
+    assert set(keys) <= field.ends().keys()
+    children = field.children()
+    assert {key: children[key] for key in keys if children[key] != 2} == {}
+    field.counts["follow-ups"] = children.total()
+
+
 async def test_a_job_that_must_not_start_twice_does_not_though_its_workers_are_killed_and_stopped(
     field: Field,
 ) -> None:
@@ -114,7 +134,7 @@ async def test_the_jobs_of_a_killed_worker_go_on_elsewhere_soon_whatever_their_t
 
 
 async def test_a_schedule_goes_on_though_a_worker_was_killed_with_its_last_firing(field: Field) -> None:
-    """Each firing runs for ten minutes, without a timeout: the one that was killed keeps no later one back."""
+    """Firings overlap, and run for ten minutes: the one that was killed keeps no later one back."""
     victim = field.start_worker(TICKS="1")
     await field.until(lambda: len(field.starts()) >= 1, seconds=30, what="the first firing")
     field.kill(victim)
@@ -126,6 +146,25 @@ async def test_a_schedule_goes_on_though_a_worker_was_killed_with_its_last_firin
         seconds=PROMISE,
         what="the firings before the kill",
     )
+
+
+@pytest.mark.timeout(280)
+async def test_sixty_slots_of_a_second_are_sixty_jobs_though_workers_are_killed_as_they_fire(field: Field) -> None:
+    """Three workers fire one schedule; at every tenth slot or so one of them is killed in the midst of it."""
+    first = int(time.time()) + 8
+    expected = {f"slot@{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(first + number))}" for number in range(60)}
+    for _ in range(3):
+        field.start_worker(SLOTS_FROM=str(first))
+    for number in (10, 20, 30):
+        moment = first + number + chance.random() * 0.005
+        await asyncio.sleep(max(0.0, moment - time.time()))
+        field.kill(field.living[0])
+        field.start_worker(SLOTS_FROM=str(first))
+    await field.until(lambda: field.starts().keys() >= expected, seconds=150, what="sixty jobs")
+    await asyncio.sleep(max(0.0, first + 62 - time.time()))  # so that a slot too many would have come
+    field.accepted.update(expected)
+    await field.until_all_ended(sorted(expected))
+    assert field.starts().keys() == expected
 
 
 async def test_graceful_stops_under_load_double_nothing_and_leave_nothing_behind(field: Field) -> None:
@@ -239,3 +278,45 @@ async def test_workers_that_start_on_a_fresh_redis_with_a_backlog_run_each_job_o
         for worker in field.living:
             await field.stop(worker)
         field.assert_each_ran_once(keys)
+
+
+async def test_of_what_runs_one_at_a_time_no_two_run_though_their_workers_are_killed_and_stopped(field: Field) -> None:
+    """Three groups of jobs beside others, while one worker after the other is killed, or stopped as by a deploy."""
+    field.start_workers(3, GRACE="0")
+    groups: list[list[str]] = []
+    for number in range(3):
+        alone = work.using(exclusive=Exclusive(by="seconds"), max_losses=50)
+        groups.append(accept(field, await enqueue_many([alone.bind(seconds=0.02 + number / 100)] * times(40, 1000))))
+    others = await enqueue(field, 60)
+    for turn in range(times(6, 100)):
+        await asyncio.sleep(0.3 + chance.random() / 2)
+        worker = chance.choice(field.living)
+        if turn % 3 == 2:
+            await field.stop(worker)
+        else:
+            await field.kill_beside_another(worker)
+        field.start_worker(GRACE="0")
+    await field.until_all_ended([key for group in groups for key in group] + others, seconds=90)
+    assert field.failed() == {}
+    for keys in groups:
+        runs = sorted((run for key in keys for run in field.runs(key)), key=lambda run: run[0])
+        assert [run for run, after in itertools.pairwise(runs) if run[1] > after[0]] == [], "two at a time"
+
+
+async def test_a_lock_never_outlives_the_workers_of_its_job(field: Field) -> None:
+    """However a job's worker ends, calls that are alike find it until it has ended, and are jobs of their own then."""
+    field.start_workers(2, GRACE="0")
+    keys: list[str] = []
+    for _ in range(times(4, 60)):
+        unique = work.using(unique=True, max_losses=50)
+        await field.until(lambda: sum(one.is_up() for one in field.living) > 1, seconds=60, what="two workers at work")
+        first = await unique.enqueue(seconds=2)
+        keys += accept(field, [first])
+        await field.until(lambda key=keys[-1]: key in field.starts(), seconds=30, what="the start of the job")
+        field.kill(next(one for one in field.living if one.pid == field.starts()[keys[-1]][0].pid))
+        again = await unique.enqueue(seconds=2)
+        assert (again.id, again.deduplicated) == (first.id, True)
+        field.start_worker(GRACE="0")
+        assert await again.result(timeout=60) == "done"
+    await field.until_all_ended(keys)
+    field.assert_runs_again_are_owed_to_kills()

@@ -189,11 +189,11 @@ async def test_every_row_that_was_committed_is_one_job_and_no_other_is_whoever_i
         await battle.until(has, what=f"{goal} rows")
 
     for number in range(times(len(battle.victims), 150)):
-        await grew(times(20, 40))
+        await grew(times(10, 40))
         await battle.kill(battle.victims[number % len(battle.victims)])
         if chance.random() < 0.3:
             await battle.kill(chance.choice(battle.victims))  # together with another
-    await grew(20)
+    await grew(10)
     await asyncio.to_thread(battle.stop_producers)
 
     committed = await rows(engine)

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from litestar_tasks.queues.base import Delivery, TaskQueue
+from litestar_tasks.uniqueness import Lock
 from tests.conformance.hands import Hand, MakeQueue, enqueue, keys_of, listed, needs, record, spec
 
 
@@ -89,3 +90,16 @@ async def test_a_server_has_one_name_as_long_as_it_runs(queue: TaskQueue, make: 
     other = await make()
     assert await queue.incarnation() == await other.incarnation()
     assert (await queue.incarnation() is None) is ("shared" not in queue.capabilities)
+
+
+async def test_a_row_of_a_unique_call_takes_its_lock_and_is_heeded_once(queue: TaskQueue) -> None:
+    lock = Lock(name="a" * 32, until="finished")
+    await queue.deliver([await delivery(queue, "r", lock=lock), await delivery(queue, "s", lock=lock)])
+    await queue.deliver([await delivery(queue, "r", lock=lock)])
+    hand = await Hand(queue).open()
+    job = await hand.one()
+    assert job.key == "r"
+    await hand.end(job)
+    await queue.deliver([await delivery(queue, "s", lock=lock), await delivery(queue, "t", lock=lock)])
+    assert keys_of(await hand.take(1)) == ["t"]  # the second row was heeded while another job stood for it
+    assert await queue.claim(1) == []

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from litestar import Litestar
 
-from litestar_tasks import Constant, CurrentJob, QueueConfig, Registry
+from litestar_tasks import Constant, CurrentJob, Exclusive, JobError, JobHandle, QueueConfig, Registry
 from litestar_tasks.job import JobSpec
 from litestar_tasks.queues.base import TaskQueue
 from litestar_tasks.worker.dependencies import Dependencies
@@ -259,3 +259,72 @@ async def test_a_task_over_its_time_fails_and_says_so(make: MakeQueue, registry:
         ended = await queue.wait(job.key, 30)
     assert ended is not None
     assert "exceeded its timeout" in (ended.error or "")
+
+
+async def test_tasks_of_which_one_runs_at_a_time_take_turns(make: MakeQueue, registry: Registry) -> None:
+    running: list[int] = []
+    most = {1: 0, 2: 0}
+    order: list[int] = []
+
+    @registry.task(exclusive=Exclusive(by="customer"), max_attempts=2)
+    async def bill(*, customer: int, number: int) -> None:
+        order.append(number)
+        running.append(customer)
+        most[customer] = max(most[customer], running.count(customer))
+        await asyncio.sleep(0.002)
+        running.remove(customer)
+        if number % 5 == 0 and order.count(number) == 1:
+            raise ValueError("again")
+
+    queue = await make(registry=registry)
+    async with working(queue, registry):
+        specs = [call(registry, "bill", customer=number % 2 + 1, number=number) for number in range(30)]
+        submissions = await queue.submit_many(specs)
+        for submission in submissions:
+            ended = await queue.wait(submission.job.key, 30)
+            assert ended is not None
+            assert ended.status.value == "complete"
+    assert most == {1: 1, 2: 1}
+    first_runs = list(dict.fromkeys(order))
+    assert [number for number in first_runs if number % 2] == list(range(1, 30, 2))
+
+
+async def test_a_task_that_waits_for_one_it_excludes_is_refused(make: MakeQueue, registry: Registry) -> None:
+    @registry.task(exclusive=True)
+    async def step(*, number: int) -> str:
+        if not number:
+            return "done"
+        submission = await queue.submit(call(registry, "step", number=number - 1))
+        try:
+            return str(await JobHandle(queue, submission.job.key).result())
+        except JobError as error:
+            return str(error)
+
+    queue = await make(registry=registry)
+    async with working(queue, registry):
+        job = await queue.enqueue("step", number=1)
+        ended = await queue.wait(job.key, 30)
+        assert ended is not None
+        assert "is of those of which one runs at a time, and so is the task that waits for it" in ended.result
+        await eventually(lambda: _is_empty(queue))
+
+
+async def _is_empty(queue: TaskQueue) -> bool:
+    return not await queue.count("incomplete")
+
+
+async def test_a_task_is_not_debounced_into_its_own_run(make: MakeQueue, registry: Registry) -> None:
+    seen: list[int] = []
+
+    @registry.task(debounce=0.1)
+    async def index(*, version: int) -> None:
+        seen.append(version)
+        if version == 2:
+            await queue.submit(call(registry, "index", version=3))
+
+    queue = await make(registry=registry)
+    async with working(queue, registry):
+        keys = {(await queue.submit(call(registry, "index", version=version))).job.key for version in (1, 2)}
+        assert len(keys) == 1
+        await eventually(lambda: _is_empty(queue))
+    assert seen == [2, 3]

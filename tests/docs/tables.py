@@ -19,7 +19,7 @@ import click
 from litestar.plugins import CLIPlugin
 
 from app import settings
-from litestar_tasks import Registry, TasksConfig, TasksPlugin, config, options, queue_config, registry
+from litestar_tasks import Registry, TasksConfig, TasksPlugin, config, options, queue_config, registry, schedule
 from tests.docs.documents import ROOT, text_of
 
 START: Final = "<!-- table: {} -->\n"
@@ -99,18 +99,20 @@ def options_by_level() -> str:
     shared = declared(options, "SharedOptions")
     of_registries = declared(options, "RegistryOptions")
     of_tasks, of_calls = declared(options, "TaskOptions"), declared(options, "EnqueueOptions")
-    of_schedules = list(arguments(Registry.schedule))
+    of_both = declared(options, "FollowUpOptions")
+    of_schedules = [*arguments(Registry.schedule), *declared(schedule, "RecurrenceOptions")]
+    both = {option.name for option in declared(schedule, "ScheduleOptions")}
     names = {option.name for option in declared(registry, "QueueOptions")}
     of_queues = [option for option in declared(queue_config, "QueueConfig") if option.name in names]
     levels = {
         "registry": [*shared, *of_registries],
-        "task": [*shared, *of_registries, *of_tasks],
-        "schedule": of_schedules,
-        "call": [*shared, *of_calls],
+        "task": [*shared, *of_registries, *of_tasks, *of_both],
+        "schedule": [*of_schedules, *(option for option in shared if option.name in both)],
+        "call": [*shared, *of_calls, *of_both],
         "config": of_queues,
     }
     rows = []
-    for option in (*of_tasks, *shared, *of_registries, *of_calls, *of_schedules, *of_queues):
+    for option in (*of_tasks, *shared, *of_registries, *of_both, *of_calls, *of_schedules, *of_queues):
         marks = ["yes" if option in levels[level] else "" for level in LEVELS]
         rows.append([code(option.name), code(option.type), prose(option.default), *marks, prose(option.meaning)])
     return markdown(["option", "type", "default", *LEVELS, "what it says"], rows)
@@ -127,6 +129,19 @@ def fields_of(module: ModuleType, name: str) -> str:
         for option in declared(module, name)
     ]
     return markdown(["field", "type", "default", "what it says"], rows)
+
+
+def schedule_options() -> str:
+    """What a schedule takes."""
+    own = declared(schedule, "RecurrenceOptions") + declared(schedule, "ScheduleOptions")
+    rows = [[code(one.name), prose(one.default), prose(one.meaning)] for one in own]
+    return markdown(["option", "default", "what it says"], rows)
+
+
+def schedule_state() -> str:
+    """How a schedule stands."""
+    rows = [[code(one.name), code(one.type), prose(one.text)] for one in declared(schedule, "ScheduleState")]
+    return markdown(["field", "type", "what it says"], rows)
 
 
 def environment() -> str:
@@ -176,6 +191,8 @@ def options_of(*path: str) -> str:
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "options": options_by_level,
+    "ScheduleOptions": schedule_options,
+    "ScheduleState": schedule_state,
     "TasksConfig": lambda: fields_of(config, "TasksConfig"),
     "HistoryConfig": lambda: fields_of(config, "HistoryConfig"),
     "OutboxConfig": lambda: fields_of(config, "OutboxConfig"),

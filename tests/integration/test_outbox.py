@@ -578,6 +578,7 @@ async def test_rows_that_cannot_be_read_are_parked_and_hold_nobody_up(start: Sta
             await session.execute(text(f"UPDATE {TABLE} SET document = '{{}}' WHERE number = 0"))
             await session.commit()
         assert [await app.result(job) for job in jobs[1:]] == [1, 2]
+        await eventually(lambda: _parked(app, 1))
         (row,) = await app.outbox.parked()
         assert row.reason.startswith("unreadable: ")
 
@@ -633,6 +634,22 @@ async def test_on_postgres_the_job_itself_is_written_where_the_broker_is_the_dat
         assert ran == [5, 7, 8, 9]
         assert await app.sql("SELECT priority, tag FROM litestar_tasks_jobs WHERE status = 'queued'") == [(3, "t")]
         assert await app.rows() == 0
+
+
+async def test_unique_calls_take_the_outbox_on_the_brokers_own_database(postgres: PostgresServer) -> None:
+    ran.clear()
+    broker = postgres.create_database()
+    migrate(broker, lambda _: None)
+    async with running(as_sqlalchemy(broker, "asyncpg"), broker) as app, app.session() as session:
+        plain = await note.using(session=session).enqueue(n=1)
+        first = await note.using(session=session, unique=True, delay=1).enqueue(n=2)
+        second = await note.using(session=session, unique=True, delay=1).enqueue(n=2)
+        assert await app.rows() == 0  # not committed
+        await session.commit()
+        assert await app.result(plain) == 1
+        assert await app.result(first) == 2
+        assert not await known(second)
+        assert ran == [1, 2]
 
 
 async def test_a_user_who_may_not_write_to_the_brokers_table_has_rows_in_the_outbox(postgres: PostgresServer) -> None:

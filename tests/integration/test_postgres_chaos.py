@@ -140,6 +140,35 @@ async def test_every_job_reaches_its_end_though_workers_are_killed_at_random(fie
     field.assert_runs_again_are_owed_to_kills()
 
 
+async def test_every_job_is_followed_once_though_workers_and_the_server_are_killed_at_random(field: Field) -> None:
+    field.start_workers(2)
+    parent = work.using(on_success=[work.bind(seconds=0), send.bind(seconds=0)], max_losses=1_000)
+    keys: list[str] = []
+    for number in range(3):
+        keys += [key_of(one) for one in await enqueue_many([parent.bind(seconds=0.005)] * 150)]
+        await field.until(lambda: field.rows("status = 'active'") > 0, what="running jobs")
+        await asyncio.sleep(chance.random() / 2)
+        if number == 1:
+            await asyncio.to_thread(field.server.kill)
+            await asyncio.to_thread(field.server.start)
+            continue
+        field.kill(chance.choice(field.living))
+        field.start_workers(1)
+
+    def is_over() -> bool:
+        ((owed,),) = field.server.execute("SELECT count(*) FROM litestar_tasks_owed")
+        return owed == 0 and field.rows("status IN ('queued', 'active')") == 0
+
+    await field.until(is_over, what="an outcome of every job", seconds=90)
+    children = dict(
+        field.server.execute(
+            "SELECT split_part(parent, ':', 4), count(*) FROM (SELECT convert_from(job, 'UTF8')::jsonb #>> "
+            "'{meta,parent}' AS parent FROM litestar_tasks_jobs) AS child WHERE parent IS NOT NULL GROUP BY 1"
+        )
+    )
+    assert {key: children.get(key) for key in keys if children.get(key) != 2} == {}
+
+
 async def test_graceful_stops_under_load_double_nothing_and_leave_nothing_behind(field: Field) -> None:
     field.start_workers(1)
     keys: list[str] = []

@@ -22,7 +22,7 @@ from saq.queue.postgres import PostgresQueue as StockQueue
 from litestar_tasks.config import TasksConfig
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, PayloadError, QueueUnavailableError
 from litestar_tasks.job import JobSpec
-from litestar_tasks.queues import patrol, served
+from litestar_tasks.queues import patrol, records, served
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.postgres import PostgresQueue, consumer, listings, schema, statements, upkeep
@@ -49,7 +49,9 @@ def cluster() -> Iterator[PostgresServer]:
 @pytest.fixture
 def url(cluster: PostgresServer) -> str:
     """A database with our tables, empty. Its server is shared: no test may stop or freeze it."""
-    tables = ", ".join(f"litestar_tasks_{name}" for name in ("jobs", "leases", "queues", "workers", "minutes"))
+    tables = ", ".join(
+        f"litestar_tasks_{name}" for name in ("jobs", "leases", "queues", "workers", "minutes", "windows")
+    )
     cluster.execute(f"TRUNCATE {tables}")
     return cluster.url()
 
@@ -151,10 +153,12 @@ async def test_a_database_without_tables_is_refused_with_the_command_that_makes_
 async def test_old_tables_are_refused_and_newer_ones_are_not(cluster: PostgresServer, make_queue: MakeQueue) -> None:
     url = cluster.create_database()
     migrate(url, lambda _: None)
-    rows(url, "DELETE FROM litestar_tasks_schema; INSERT INTO litestar_tasks_schema (version) VALUES (0)")
-    with pytest.raises(BrokerError, match=rf'at version 0, and this release needs {schema.VERSION}; run "litestar'):
+    rows(url, "UPDATE litestar_tasks_schema SET version = version - 1")
+    with pytest.raises(
+        BrokerError, match=rf'at version {schema.VERSION - 1}, and this release needs {schema.VERSION}; run "litestar'
+    ):
         await make_queue(url).connect()
-    rows(url, f"UPDATE litestar_tasks_schema SET version = {schema.VERSION + 1}")
+    rows(url, f"UPDATE litestar_tasks_schema SET version = {schema.VERSION + 1} WHERE version = {schema.VERSION - 1}")
     await make_queue(url).connect()
 
 
@@ -169,10 +173,31 @@ def test_migrating_again_changes_nothing_and_says_so(cluster: PostgresServer) ->
     database = cluster.create_database()
     said: list[str] = []
     migrate(database, said.append)
-    assert said[1:] == [f"  version {number}: created {what}" for number, (what, _) in enumerate(schema.STEPS, 1)]
+    assert said[1:] == [f"  version {number}: created {what}" for number, (what, _) in enumerate(schema.STEPS, start=1)]
     said.clear()
     migrate(database, said.append)
     assert said[1:] == [f"  the tables are at version {schema.VERSION} already"]
+
+
+async def test_jobs_of_the_release_before_go_on_in_migrated_tables(
+    cluster: PostgresServer, make_queue: MakeQueue
+) -> None:
+    url = cluster.create_database()
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(schema.LEDGER.encode())
+        connection.execute(schema.STEPS[0][1].encode())
+        connection.execute(schema.done(1).encode())
+    queue = make_queue(url)
+    document = records.encode(queue.build(spec("old"))).decode()
+    rows(
+        url,
+        "INSERT INTO litestar_tasks_jobs (queue, key, job, status, task) "
+        f"VALUES ('{queue.name}', 'old', convert_to('{document}', 'UTF8'), 'queued', 'noop')",
+    )
+    migrate(url, lambda _: None)
+    await queue.connect()
+    hand = await Hand(queue).open()
+    assert keys(await hand.take(1)) == ["old"]
 
 
 def test_two_who_migrate_at_once_make_the_tables_once(cluster: PostgresServer) -> None:
@@ -183,7 +208,7 @@ def test_two_who_migrate_at_once_make_the_tables_once(cluster: PostgresServer) -
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert sorted(len([line for line in one if "created" in line]) for one in said) == [0, 0, schema.VERSION]
+    assert sorted(len([line for line in one if "created" in line]) for one in said) == [0, 0, len(schema.STEPS)]
 
 
 def test_the_printed_statements_make_the_same_tables(cluster: PostgresServer) -> None:
@@ -355,6 +380,27 @@ async def test_a_group_that_is_due_together_runs_one_after_another_in_order(url:
         assert keys(found) == [f"g{number}"]
         (owner,) = [hand for hand, answer in zip(hands, answers, strict=True) if answer]
         assert await owner.complete(found[0])
+
+
+async def test_due_jobs_are_made_ready_by_one_at_a_time_so_none_overtakes_another(
+    url: str, make_queue: MakeQueue
+) -> None:
+    one = make_queue(url)
+    jobs = [_stored(one, grouped(f"g{number}", "g")) for number in range(3)]
+    for number, job in enumerate(jobs):
+        job.scheduled = time.time() + 0.1 + number / 1000
+    await one.store_many(jobs)
+    await asyncio.sleep(0.2)
+
+    def promote(connection: psycopg.Connection, limit: int) -> int:
+        return len(connection.execute(statements.PROMOTE.encode(), {"queue": one.name, "limit": limit}).fetchall())
+
+    with psycopg.connect(url) as first, psycopg.connect(url, autocommit=True) as second:
+        assert promote(first, 1) == 1
+        assert promote(second, 10) == 0  # or g1 and g2 could be claimed before g0 is there
+        first.commit()
+        assert promote(second, 10) == 2
+    assert keys(await (await Hand(one).open()).take(1)) == ["g0"]
 
 
 async def test_workers_that_claim_at_the_same_moment_never_share_a_job_or_a_group(
@@ -530,7 +576,7 @@ async def test_counts_stop_at_the_number_that_the_queue_names(url: str, make_que
         FROM litestar_tasks_jobs, generate_series(1, {number}) AS n WHERE key = 'k0'
     """
     most = one.counted_up_to
-    assert most is not None and most >= 1_000
+    assert most is not None
     rows(url, fill.format(name="'d'", status="'complete'", scheduled="NULL", ended="now()", number=most + 5))
     rows(url, fill.format(name="'w'", status="'queued'", scheduled="now() - interval '1 s'", ended="NULL", number=most))
     counts = await one.counts()

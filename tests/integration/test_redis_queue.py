@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import gc
 import json
 import random
 import time
@@ -19,7 +20,7 @@ from saq.job import Job, Status
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError
 from litestar_tasks.job import JobSpec
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
-from litestar_tasks.queues.redis import RedisQueue
+from litestar_tasks.queues.redis import RedisQueue, cycles
 from litestar_tasks.queues.redis.connection import Link
 from tests.integration.conftest import Server, eventually
 
@@ -216,6 +217,54 @@ async def test_capacity_that_settles_free_is_claimed_for_in_the_same_call(
     statistics: dict[str, Any] = server.client.info("commandstats")
     assert statistics["cmdstat_evalsha"]["calls"] == 1
     assert await app.count("active") == 8
+
+
+async def test_the_room_of_settled_jobs_is_filled_by_the_same_call_for_who_asks_again_soon(
+    app: RedisQueue, hand: Hand, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cycles, "_UNCLAIMED", 60.0)
+    await app.submit_many([spec(n) for n in range(64)])
+    consumer: Any = hand.queue._consumer
+    carrier = consumer._cycles
+    calls: list[tuple[int, int]] = []
+    original = carrier._send
+
+    async def send(link: Any, incarnation: Any, flight: Any) -> Any:
+        calls.append((len(flight.operations), flight.want))
+        return await original(link, incarnation, flight)
+
+    monkeypatch.setattr(carrier, "_send", send)
+    jobs = await hand.queue.claim(32, ahead=True)
+    while len(jobs) < 32:
+        jobs += await hand.queue.claim(32 - len(jobs), ahead=True)
+    calls.clear()
+    await asyncio.gather(*(hand.complete(job) for job in jobs))
+    assert calls == [(16, 16), (16, 16)]
+    assert await app.count("active") == 32
+    jobs = await hand.queue.claim(32, ahead=True)
+    assert len(jobs) == 32
+
+    monkeypatch.setattr(cycles, "_UNCLAIMED", 0.0)
+    await app.submit_many([spec(n) for n in range(40)])
+    await asyncio.gather(*(hand.complete(job) for job in jobs))
+    assert await app.count("active") == 0
+    assert await app.count("queued") == 40
+
+
+async def test_a_caller_without_room_does_not_spin_on_what_was_claimed_for_others(app: RedisQueue, hand: Hand) -> None:
+    """A claim for nothing has to let the event loop turn, or hand out what is there."""
+    await app.submit_many([spec(n) for n in range(32)])
+    held = list(await hand.queue.claim(16))
+    while len(held) < 16:
+        held += await hand.queue.claim(16 - len(held))
+    ends = [asyncio.create_task(hand.complete(job)) for job in held]
+    left = 32 - len(held)
+    while left:
+        jobs = await hand.queue.claim(0)
+        left -= len(jobs)
+        ends += [asyncio.create_task(hand.complete(job)) for job in jobs]
+    assert all(await asyncio.gather(*ends))
+    assert await app.count("incomplete") == 0
 
 
 async def test_a_full_worker_is_answered_too_and_claims_nothing(app: RedisQueue, hand: Hand) -> None:
@@ -503,6 +552,27 @@ async def test_a_waiter_for_what_never_was_is_told_so(app: RedisQueue) -> None:
     assert await app.wait("never", 0) is None
 
 
+async def test_a_waiter_listens_to_its_own_job_alone(
+    app: RedisQueue, redis_url: str, make_queue: MakeQueue, server: Server
+) -> None:
+    """Neither to other jobs of the queue, nor to those of a queue whose name begins like its own."""
+    namesake = make_queue(redis_url, label="default2")
+    await app.submit(spec(key="k"))
+    waiting = asyncio.create_task(app.wait("k", 20))
+    channels: Any = server.client.pubsub_channels
+    await eventually(lambda: channels() == [b"saq:job:default:k"])
+    for queue in (app, namesake):
+        for number in range(300):
+            await queue.submit(spec(number, key=f"other{number}"))
+            await queue.cancel(f"other{number}", "not wanted")
+    assert channels() == [b"saq:job:default:k"]
+    assert server.client.pubsub_numpat() == 0
+    assert app._announcements.channels == 1
+    assert await app.cancel("k", "not wanted")
+    assert (ended := await waiting) is not None
+    assert ended.error == "not wanted"
+
+
 async def test_a_wait_ends_with_its_time(app: RedisQueue) -> None:
     await app.submit(spec(key="k"))
     for timeout in (0, 0.2):
@@ -569,6 +639,26 @@ async def test_waiters_survive_the_loss_of_their_connection(app: RedisQueue, han
     server.client.client_kill_filter(_type="pubsub")
     await hand.complete(job)
     assert (await waiting) is not None
+
+
+async def test_a_queue_that_is_disconnected_as_a_wait_ends_leaves_no_connection_behind(
+    app: RedisQueue, hand: Hand, server: Server, redis_url: str, make_queue: MakeQueue
+) -> None:
+    def clients() -> set[str]:
+        return {client["id"] for client in server.client.client_list()}
+
+    job = await app.enqueue(Job("f", key="k"))
+    (claimed,) = await hand.take(1)
+    await hand.complete(claimed)
+    reader = make_queue(redis_url)
+    gc.disable()  # which would close what is forgotten
+    try:
+        before = clients()
+        assert await reader.wait(job.key, 10) is not None
+        await reader.disconnect()
+        await eventually(lambda: clients() <= before)
+    finally:
+        gc.enable()
 
 
 async def test_apply_returns_the_result(app: RedisQueue, hand: Hand) -> None:

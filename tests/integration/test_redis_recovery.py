@@ -32,7 +32,7 @@ from litestar_tasks.queues.redis.incarnation import TOKENS
 from litestar_tasks.queues.redis.lua import LIMIT
 from tests.integration.conftest import Server, eventually
 from tests.integration.recovery_app import create_app, wait, wait_in_thread, wait_once, wait_once_in_thread
-from tests.integration.test_redis_scripts import LAYOUT, Redis, Worker, claimed_keys
+from tests.integration.test_redis_scripts import LAYOUT, Redis, Worker, claimed_keys, recovered
 
 MakeQueue = Callable[..., RedisQueue]
 
@@ -337,7 +337,9 @@ def take(r: Redis, finder: Worker, lost: Worker, moment: float | None = None, li
     if moment is None:
         moment = r.client.zscore(LAYOUT.key("leases"), lost.holder) or 0
     first, finder.token = finder.token, finder.token + limit
-    return r.run("recover", finder.holder, first, finder.lease, limit, 3, 604_800, 10_000, lost.holder, int(moment))
+    return recovered(
+        r.run("recover", finder.holder, first, finder.lease, limit, 3, 604_800, 10_000, lost.holder, int(moment))
+    )
 
 
 def test_the_guard_after_an_outage_does_not_hold_for_a_process_that_has_ended(r: Redis) -> None:

@@ -51,10 +51,11 @@ class Redis:
         return self.client.eval(SCRIPTS[name].source, 1, LAYOUT.incomplete, LAYOUT.prefix, *args)
 
     def enqueue(self, *keys: str, due: int = 0, priority: int = 0, max_losses: int = 0, mode: str = "new") -> list[Any]:
-        args: list[Any] = []
+        args: list[Any] = [""]
         for key in keys:
-            args += (LAYOUT.job_id(key), document(key), due, priority, max_losses, mode)
-        return self.run("enqueue", *args)
+            args += (LAYOUT.job_id(key), document(key), due, priority, max_losses, 0, mode)
+        answer = self.run("enqueue", *args)
+        return [1] * len(keys) if answer == 1 else answer
 
     def worker(self, lease: int = LEASE) -> Worker:
         holder = uuid.uuid4().hex
@@ -99,10 +100,11 @@ class Worker:
     def cycle(self, want: int, *operations: tuple[Any, ...], keep: int = 10_000, failed: int = 10_000) -> list[Any]:
         first, self.token = self.token, self.token + want
         flat = [value for operation in operations for value in operation]
-        return [
-            first,
-            *self.redis.run("cycle", self.holder, want, first, '"worker"', self.lease, keep, failed, 604_800, *flat),
-        ]
+        numbers, data = self.redis.run(
+            "cycle", self.holder, want, first, '"worker"', self.lease, keep, failed, 604_800, *flat
+        )
+        state, now, wait, orphans, count, *rest = map(int, numbers.split())
+        return [first, state, now, wait, orphans, rest[:count], rest[count:], data]
 
     def claim(self, want: int) -> list[str]:
         first, _, _, _, _, _, lengths, data = self.cycle(want)
@@ -123,7 +125,7 @@ class Worker:
 
     def recover(self, limit: int = LIMIT, max_losses: int = 3) -> list[Any]:
         first, self.token = self.token, self.token + limit
-        return self.redis.run("recover", self.holder, first, self.lease, limit, max_losses, 604_800, 10_000)
+        return recovered(self.redis.run("recover", self.holder, first, self.lease, limit, max_losses, 604_800, 10_000))
 
 
 def document(key: str, **fields: Any) -> str:
@@ -132,8 +134,14 @@ def document(key: str, **fields: Any) -> str:
     )
 
 
-def claimed_keys(lengths: bytes, data: bytes) -> list[str]:
-    sizes, start, keys = [int(size) for size in lengths.split()], 0, []
+def recovered(answer: list[Any]) -> list[Any]:
+    """The answer of ``recover`` with its lengths as numbers."""
+    answer[4] = [int(size) for size in answer[4].split()]
+    return answer
+
+
+def claimed_keys(sizes: list[int], data: bytes) -> list[str]:
+    start, keys = 0, []
     for size, document_size in zip(sizes[::2], sizes[1::2], strict=True):
         keys.append(LAYOUT.job_key(data[start : start + size].decode()))
         start += size + document_size
@@ -290,7 +298,7 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
     answer = worker.cycle(5, worker.operation("complete", "a"))
     assert answer[1] == -1
     assert answer[5] == []
-    assert answer[6:] == [b"", b""]
+    assert answer[6:] == [[], b""]
     assert r.record("a")["status"] == "complete"
     assert r.state("b") == 0
 
@@ -298,13 +306,14 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
 @pytest.mark.parametrize(
     ("name", "args"),
     [
-        ("enqueue", ("id", "doc", 0, 0, 0)),
-        ("enqueue", ("id", "doc", "soon", 0, 0, "new")),
-        ("enqueue", ("id", "doc", 0, 0.5, 0, "new")),
-        ("enqueue", ("id", "doc", 0, 0, -1, "new")),
-        ("enqueue", ("id", "doc", 0, 0, 0, "maybe")),
-        ("enqueue", ("id", "doc", 0, 0, 0, "new") * (LIMIT + 1)),
-        ("enqueue", ("id", "doc", 0, 0, 0, "new", "", "doc", 0, 0, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0, 0, 0)),
+        ("enqueue", ("", "id", "doc", "soon", 0, 0, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0.5, 0, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0, -1, 0, "new")),
+        ("enqueue", ("", "id", "doc", 0, 0, 0, 0, "maybe")),
+        ("enqueue", ("", *("id", "doc", 0, 0, 0, 0, "new") * (LIMIT + 1))),
+        ("enqueue", ("", "id", "doc", 0, 0, 0, 0, "new", "", "doc", 0, 0, 0, 0, "new")),
+        ("enqueue", ("",)),
         ("cycle", ("1:u", LIMIT + 1, 1, '"w"', 0, 1, 1, 1)),
         ("cycle", ("1:u", 1, "x", '"w"', 0, 1, 1, 1)),
         ("cycle", ("nobody", 1, 1, '"w"', 0, 1, 1, 1)),
@@ -320,11 +329,19 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
         ("abort", ('"r"', 1, 1, "", "")),
         ("abort", ("", 1, 1, "id", "")),
         ("abort", ('"r"', 1, 1)),
-        ("page", ("complete", "-inf", "+inf", 1, "", "", 201, 1)),
+        ("page", ("complete", "-inf", "+inf", 1, "", "", 501, 1)),
         ("page", ("complete", "x", "+inf", 1, "", "", 1, 1)),
         ("lanes", (1, "", 0, "", 0, 0, 1)),
         ("delete", ("", "id")),
-        ("rerun", ("id", "", "", "x", 0)),
+        ("rerun", ("id", "", "", "x", 0, 0)),
+        ("rerun", ("id", "", "", "x", 0, 0, "")),
+        ("rerun", ("id", "", "", 0, 0, 0, "x")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new f")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new fxyz 0 0 ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "new fa -1 0 ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, "old fa 0 0 ")),
+        ("enqueue", ("", "id", "{}", 0, 0, 0, 0, " fa 0 0 ")),
         ("purge", (201,)),
         ("tally", (1, "f", "x")),
         ("register", ("", 1, "w")),
@@ -370,6 +387,24 @@ def test_a_lost_worker_leaves_its_jobs_at_the_head_oldest_first(r: Redis) -> Non
     assert not lost.settle("complete", "k000")
     assert r.client.hgetall(LAYOUT.key("losses"))[LAYOUT.job_id("k000").encode()] == b"1"
     assert r.client.zscore(LAYOUT.key("leases"), lost.holder) is None
+
+
+def test_a_call_of_recovery_takes_a_bounded_part_of_what_a_worker_left(r: Redis) -> None:
+    """The server answers nobody else meanwhile, so what a call does may not grow with what there is."""
+    keys = [f"k{number}" for number in range(5 * LIMIT)]
+    for start in range(0, len(keys), LIMIT):
+        r.enqueue(*keys[start : start + LIMIT])
+    lost, finder = r.worker(), r.worker()
+    while len(lost.held) < len(keys):
+        assert lost.claim(LIMIT)
+    r.expire(lost)
+    r.unguard()
+    taken, more = [], 1
+    while more:
+        count, more, *_ = finder.recover()
+        taken.append(count)
+    assert max(taken) <= LIMIT
+    assert sum(taken) == len(keys) == r.lists().total()
 
 
 def test_a_healthy_worker_is_never_recovered(r: Redis) -> None:
@@ -592,6 +627,74 @@ def test_a_job_without_a_document_is_dropped_and_reported(r: Redis) -> None:
     assert r.state("a") is None
 
 
+UNIQUE, UNTIL_STARTED = f"new f{'a' * 32} 0 0 ", f"new s{'b' * 32} 0 0 "
+ALONE = "new - 0 0 g"
+
+
+def test_a_lock_whose_job_is_gone_or_has_ended_is_free_whoever_ended_it(r: Redis) -> None:
+    assert r.enqueue("a", mode=UNIQUE) == [1]
+    assert r.enqueue("b", mode=UNIQUE) == [[LAYOUT.job_id("a").encode(), document("a").encode()]]
+    r.client.delete(LAYOUT.job_id("a"))
+    assert r.enqueue("b", mode=UNIQUE) == [[LAYOUT.job_id("a").encode(), b""]]
+    assert r.worker().claim(1) == []  # nothing is left of it to be run
+    assert r.enqueue("b", mode=UNIQUE) == [1]
+    r.client.zrem(LAYOUT.incomplete, LAYOUT.job_id("b"))  # as a stock tool aborts
+    assert r.enqueue("c", mode=UNIQUE) == [1]
+    assert r.client.hvals(LAYOUT.key("locks")) == [b"0 " + LAYOUT.job_id("c").encode()]
+
+
+def test_a_group_goes_on_though_stock_tools_took_its_jobs_out(r: Redis) -> None:
+    worker = r.worker()
+    r.enqueue(*"abcd", mode=ALONE)
+    assert worker.claim(5) == ["a"]
+    r.client.zrem(LAYOUT.incomplete, LAYOUT.job_id("b"))  # while it was set aside
+    assert worker.settle("complete", "a")
+    r.client.zrem(LAYOUT.incomplete, LAYOUT.job_id("c"))  # while it was to be next
+    assert worker.claim(5) + worker.claim(5) == ["d"]
+
+
+def test_a_group_whose_holder_was_taken_out_goes_on_with_the_next_look_at_lost_workers(r: Redis) -> None:
+    worker = r.worker()
+    r.enqueue(*"abc", mode=ALONE)
+    assert worker.claim(5) == ["a"]
+    r.client.zrem(LAYOUT.incomplete, LAYOUT.job_id("a"))  # while it ran
+    assert worker.claim(5) == []
+    worker.recover()
+    assert worker.claim(5) == ["b"]
+    worker.recover()
+    assert worker.claim(5) == []
+    r.client.delete(LAYOUT.key("turns"))
+    worker.recover()
+    assert worker.claim(5) == ["c"]
+
+
+def test_a_claim_whose_answer_was_lost_keeps_its_turn(r: Redis) -> None:
+    worker = r.worker()
+    r.enqueue("a", "b", mode=ALONE)
+    first = worker.cycle(5)[0]
+    assert r.run("reclaim", first, first + 4) == 1
+    assert worker.claim(5) == ["a"]
+    assert worker.settle("complete", "a")
+    assert worker.claim(5) == ["b"]
+
+
+def test_nothing_is_kept_of_locks_and_groups_once_their_jobs_have_ended(r: Redis) -> None:
+    worker = r.worker()
+    modes = [UNIQUE, UNTIL_STARTED, UNTIL_STARTED + "g", ALONE, "new - 0 0 a group: ü", f"new d{'d' * 32} 0 5 g"]
+    for number, mode in enumerate(modes):
+        r.enqueue(f"k{number}", f"l{number}", mode=mode)
+    while r.client.zcard(LAYOUT.incomplete):
+        for key in worker.claim(5):
+            worker.settle("complete", key)
+    r.enqueue("p", "q", "s", mode=ALONE)
+    worker.claim(1)
+    r.run("purge", 200)
+    r.run("purge", 200)
+    worker.settle("failed", "p")
+    names = ("locks", "bonds", "turns", "parked", "group:*", "window:*")
+    assert [key for name in names for key in r.client.scan_iter(LAYOUT.key(name))] == []
+
+
 @pytest.mark.parametrize("garbage", [b"", b"{}", b"}", b"[1]", b"\xff\x00}", b'{"a":1}\n'])
 def test_garbage_is_claimed_as_it_is(r: Redis, garbage: bytes) -> None:
     r.enqueue("a")
@@ -624,6 +727,7 @@ def test_whatever_happens_every_job_ends_once(r: Redis, seed: int) -> None:
     accepted: dict[str, int] = {}
     ended: Counter[str] = Counter()
     unanswered: list[tuple[int, int]] = []
+    bound: dict[str, str] = {}
     kinds = ["complete", "failed", "aborted", "retry", "snooze", "hand_back", "update"]
     late = 0
 
@@ -645,11 +749,13 @@ def test_whatever_happens_every_job_ends_once(r: Redis, seed: int) -> None:
         match chance.randrange(12):
             case 0 | 1 | 2:
                 key = f"k{chance.randrange(step + 1)}" if chance.random() < 0.3 else f"k{step}"
-                options = {"priority": chance.choice([0, 0, -5, 9])}
+                options: dict[str, Any] = {"priority": chance.choice([0, 0, -5, 9])}
                 if chance.random() < 0.2:
                     options["due"] = int(time.time() * 1000) + chance.randrange(20)
+                options["mode"] = chance.choice(MODES)
                 if r.enqueue(key, **options) == [1]:
                     accepted[key] = accepted.get(key, 0) + 1
+                    bound[key] = options["mode"]
             case 3 | 4:
                 chance.choice(workers).claim(chance.randrange(1, 6))
             case 5 | 6 | 7:
@@ -693,6 +799,8 @@ def test_whatever_happens_every_job_ends_once(r: Redis, seed: int) -> None:
                         late += 1
         if step % 200 == 0:
             check_invariants(r, accepted)
+        if step % 10 == 0:
+            check_bonds(r, bound)
 
     deadline = time.monotonic() + 60
     while r.client.zcard(LAYOUT.incomplete):
@@ -716,6 +824,25 @@ def test_whatever_happens_every_job_ends_once(r: Redis, seed: int) -> None:
     assert not doubled
     assert late > 10
     check_invariants(r, accepted)
+    assert r.client.exists(*map(LAYOUT.key, ("locks", "bonds", "turns", "parked", "group:g", "group:h"))) == 0
+
+
+MODES = ["new", "new", "new", UNIQUE, UNTIL_STARTED + "g", ALONE, "new - 0 0 h"]
+
+
+def check_bonds(r: Redis, bound: dict[str, str]) -> None:
+    """Of a group one job runs, and a lock is held by the one job that has to hold it."""
+    states = {
+        LAYOUT.job_key(job_id.decode()): state
+        for job_id, state in r.client.zrange(LAYOUT.incomplete, 0, -1, withscores=True)
+    }
+    running = Counter(bound[key].rpartition(" ")[2] for key, state in states.items() if state < 0)
+    assert running["g"] <= 1
+    assert running["h"] <= 1
+    unique = [key for key in states if bound[key] == UNIQUE]
+    assert len(unique) <= 1
+    holder = r.client.hget(LAYOUT.key("locks"), "a" * 32)
+    assert holder == (f"0 {LAYOUT.job_id(unique[0])}".encode() if unique else None)
 
 
 def check_invariants(r: Redis, accepted: dict[str, int]) -> None:
@@ -727,7 +854,8 @@ def check_invariants(r: Redis, accepted: dict[str, int]) -> None:
         if state is None:
             assert record["status"] in ("complete", "failed", "aborted")
         elif state == 0:
-            assert waiting[key] >= 1, "queued, and in no list"
+            parked = r.client.zscore(LAYOUT.key("parked"), LAYOUT.job_id(key)) is not None
+            assert waiting[key] >= 1 or parked, "queued, and in no list"
             assert record["status"] == "queued"
         elif state < 0:
             assert int(-state) // TOKENS in leased, "active without an owner"

@@ -29,6 +29,7 @@ from litestar_tasks.queues.operations import JobFilter, Minute, TaskMinute
 from litestar_tasks.queues.redis import RedisQueue
 from litestar_tasks.queues.redis.connection import never_sent
 from litestar_tasks.queues.redis.lua import Script
+from litestar_tasks.uniqueness import Lock
 from tests.homes import free_port
 from tests.integration.conftest import eventually
 from tests.servers import BINARIES, RedisCluster, RedisServer, Sentinel, cluster_ports
@@ -320,7 +321,7 @@ async def test_clients_for_clusters_and_for_sentinel_are_refused_with_what_to_wr
 
 
 class Watched:
-    """A master, its replica, and the sentinel that watches them."""
+    """A master, its replica, and the sentinel or sentinels that watch them."""
 
     def __init__(self) -> None:
         self.ports = free_port(), free_port()
@@ -329,27 +330,40 @@ class Watched:
             "--port", str(self.ports[1]), "--replicaof", "127.0.0.1", str(self.ports[0]), *SOON
         )
         self.port = free_port()
-        self.sentinel: Sentinel | None = None
+        self.sentinels: list[Sentinel] = []
 
     async def watch(self) -> Sentinel:
-        replica = self.servers[self.ports[1]].client
-        await eventually(lambda: replica.info("replication")["master_link_status"] == "up", within=60)
-        self.sentinel = sentinel = Sentinel(self.port, self.ports[0])
+        await self._replicated()
+        sentinel = Sentinel(self.port, self.ports[0])
+        self.sentinels.append(sentinel)
         await eventually(lambda: sentinel.replicas() == 1, within=60)
         return sentinel
 
+    async def watch_by_three(self) -> list[Sentinel]:
+        """Sentinels that know each other, and decide by two votes."""
+        await self._replicated()
+        self.sentinels += [Sentinel(free_port(), self.ports[0], quorum=2) for _ in range(3)]
+        for sentinel in self.sentinels:
+            await eventually(lambda one=sentinel: one.replicas() == 1 and one.others() == 2, within=60)  # type: ignore[misc]  # bound at once
+        return self.sentinels
+
+    async def _replicated(self) -> None:
+        replica = self.servers[self.ports[1]].client
+        await eventually(lambda: replica.info("replication")["master_link_status"] == "up", within=60)
+
     @property
     def url(self) -> str:
-        return f"redis+sentinel://127.0.0.1:1,127.0.0.1:{self.port}/main/0"
+        """It names all sentinels, behind one that is not there."""
+        ports = [1, *(sentinel.port for sentinel in self.sentinels)] if self.sentinels else [1, self.port]
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/main/0"
 
     def follow(self, port: int, master: int) -> None:
         """Make a server a replica, without waiting until the sentinel does so."""
         self.servers[port].client.replicaof("127.0.0.1", str(master))
 
     def close(self) -> None:
-        for server in (*self.servers.values(), self.sentinel):
-            if server is not None:
-                server.close()
+        for server in (*self.servers.values(), *self.sentinels):
+            server.close()
 
 
 @pytest.fixture
@@ -386,6 +400,43 @@ async def test_after_a_failover_everything_that_a_replica_confirmed_ends_and_not
     assert doubled(crew, confirmed, over) == set()
     away, back = changes(caplog, "default")
     assert 2 <= len(back) <= len(away) <= len(back) + 2
+
+
+async def test_three_sentinels_elect_a_master_by_quorum_and_one_that_is_lost_is_not_missed(
+    watched: Watched, make_queue: MakeQueue
+) -> None:
+    one, two, three = sentinels = await watched.watch_by_three()
+    crew, feed = Crew(make_queue(watched.url)), Feed(make_queue(watched.url), "k")
+    async with running(crew):
+        async with running(feed):
+            await goes_on(feed)
+            old = two.master()
+            (new,) = set(watched.ports) - {old}
+            one.kill()  # two of three are a majority: without their votes for each other nothing is decided
+            watched.servers[old].kill()
+            await eventually(lambda: (two.master(), three.master()) == (new, new), within=90)
+            await goes_on(feed)
+        await eventually(lambda: len(crew.ended) > 20, within=60)
+    assert watched.servers[new].client.info("replication")["role"] == "master"
+    assert [int(sentinel.knows()[b"quorum"]) for sentinel in sentinels[1:]] == [2, 2]
+
+
+async def test_a_single_sentinel_of_three_makes_nobody_the_master(watched: Watched, make_queue: MakeQueue) -> None:
+    one, two, three = await watched.watch_by_three()
+    feed = Feed(make_queue(watched.url), "k")
+    async with running(feed):
+        await goes_on(feed)
+        old = three.master()
+        (new,) = set(watched.ports) - {old}
+        one.kill()
+        two.kill()
+        watched.servers[old].kill()
+        await eventually(lambda: b"s_down" in three.knows()[b"flags"], within=60)
+        await eventually(lambda: bool(feed.queue._outage.lasting), within=60)
+        assert watched.servers[new].client.info("replication")["role"] == "slave"
+        watched.servers[old].start()
+        await goes_on(feed)
+        assert three.master() == old
 
 
 async def test_a_master_that_is_made_a_replica_is_left_for_its_successor(
@@ -547,6 +598,12 @@ async def use_everything(make_queue: MakeQueue, url: str) -> None:
     await other.close()
     await queue.submit_many([spec(f"k{number}", priority=number % 3, meta={"max_losses": 2}) for number in range(9)])
     await queue.submit(spec("k0"))
+    lock = Lock(name="a" * 32, until="started", window=60, debounce=True)
+    later = datetime.now(UTC) + timedelta(hours=1)
+    for group in ("g", "h"):
+        await queue.submit(spec("put-off", run_at=later, lock=lock, group=group))
+        assert (await queue.submit(spec(lock=lock, run_at=later, group=group))).deduplicated
+    await queue.cancel("put-off", "no")
     await queue.submit(spec("later", run_at=datetime.now(UTC) + timedelta(hours=1)))
     jobs = await take(9)
     for job, settlement in zip(jobs, [*Settlement, *[Settlement.COMPLETE] * 9], strict=False):

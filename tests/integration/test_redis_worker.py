@@ -13,12 +13,13 @@ from datetime import date
 from typing import Any
 
 import pytest
+import saq.queue.redis
 from litestar import Litestar
 from litestar_saq import monitored_job
 from saq.job import Job, Status
 from saq.types import Context
 
-from litestar_tasks import CurrentJob, JobAbortedError, Registry, TasksConfig, TasksPlugin, enqueue_many
+from litestar_tasks import Constant, CurrentJob, JobAbortedError, Registry, TasksConfig, TasksPlugin, enqueue_many
 from litestar_tasks.job import JobSpec
 from litestar_tasks.queues.base import WorkerHooks
 from litestar_tasks.queues.redis import RedisQueue
@@ -87,6 +88,53 @@ async def test_a_hundred_passes_of_recovery_over_a_busy_queue_harm_no_job(
     assert results == list(range(len(handles)))
     assert runs == Counter(results)
     assert [record.getMessage() for record in caplog.records] == []
+
+
+async def test_the_record_of_a_complete_job_says_everything_whatever_its_task_did(
+    registry: Registry, redis_url: str, server: Server
+) -> None:
+    """Where a task cannot have changed its job, its end is written behind the record that was claimed."""
+
+    @registry.task
+    async def plain(*, text: str) -> list[Any]:
+        return [text, None]
+
+    @registry.task
+    async def changing(ctx: Context, *, text: str) -> list[Any]:
+        job: Any = ctx["job"]
+        job.meta["changed"] = text
+        return [text, None]
+
+    @registry.task(max_attempts=2, backoff=Constant(0))
+    async def failing_once(*, text: str) -> list[Any]:
+        tries.append(text)
+        if len(tries) == 1:
+            raise ValueError("for once")
+        return [text, None]
+
+    tries: list[str] = []
+    stock = saq.queue.redis.RedisQueue.from_url(redis_url)
+    text = '"}é,"status":"failed"'
+    sizes: dict[str, int] = {}
+    async with running(registry, redis_url):
+        for task in (plain, changing, failing_once):
+            before = int(time.time() * 1000)
+            handle = await task.using(key=task.name).enqueue(text=text)
+            assert await handle.result(timeout=30) == [text, None]
+            document = server.client.get(handle.id)
+            assert isinstance(document, bytes)
+            sizes[task.name] = len(document)
+            for job in (await stock.job(task.name), await stored(registry.attachment().queue("default"), task.name)):
+                assert job is not None
+                assert (job.status, job.result, job.error, job.progress) == (Status.COMPLETE, [text, None], None, 1.0)
+                assert (job.function, job.kwargs, job.key) == (task.name, {"text": text}, task.name)
+                assert job.attempts == (2 if task is failing_once else 1)
+                assert before <= job.queued <= job.started <= job.completed == job.touched
+                assert job.meta.get("changed") == (text if task is changing else None)
+                assert job.worker_id
+    await stock.disconnect()
+    assert server.client.ttl("saq:job:default:plain") > 80_000
+    assert sizes["plain"] < sizes["changing"] + 200
 
 
 async def test_unreadable_records_of_a_lost_worker_keep_no_other_job_from_being_recovered(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, assert_type
 from uuid import UUID
@@ -14,14 +15,19 @@ from saq.types import Context
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from litestar_tasks import (
+    ERROR,
     INJECTED,
+    RESULT,
     Backoff,
     Call,
     CallNext,
     Constant,
     CurrentJob,
+    Debounce,
     Discard,
+    Exclusive,
     Exponential,
+    Firing,
     JobHandle,
     JobOutcome,
     JobSpec,
@@ -29,10 +35,14 @@ from litestar_tasks import (
     OutboxConfig,
     Registry,
     Retry,
+    ScheduleState,
+    Secret,
     Snooze,
     Task,
     TaskQueues,
     TasksConfig,
+    Throttle,
+    Unique,
     enqueue_many,
     track,
 )
@@ -54,6 +64,19 @@ async def bare(ctx: Context, *, user_id: int) -> dict[str, str]:
 @task(queue="emails", timeout=30)
 async def called(ctx: Context, /, user_id: int, *, name: str = "x") -> str:
     return ""
+
+
+@task(unique=Unique(by=("user_id",), until="started", window=timedelta(hours=1)), exclusive=True)
+async def lone(*, user_id: int) -> str:
+    return ""
+
+
+@task(debounce=Debounce(5, by=lambda arguments: arguments["user_id"], max_wait=timedelta(minutes=1)))
+async def late(*, user_id: int) -> None: ...
+
+
+@task(throttle=Throttle(60, by="user_id"))
+async def rare(*, user_id: int) -> None: ...
 
 
 @task
@@ -82,6 +105,26 @@ def sync_without_context(n: int) -> float:
 
 
 @task
+def sync_bare(n: int, /, *, name: str = "") -> str:
+    return name
+
+
+@task(queue="cpu")
+def sync_called(ctx: Context, *, n: int) -> float:
+    return 1.0
+
+
+@task
+def sync_injected(n: int, *, session: AsyncSession = INJECTED) -> int:
+    return n
+
+
+@task(timeout=3)
+async def injected_with_context(ctx: Context, n: int, *, session: AsyncSession = INJECTED) -> str:
+    return ""
+
+
+@task
 async def without_arguments() -> None: ...
 
 
@@ -104,6 +147,23 @@ async def scheduled(ctx: Context, *, batch_size: int = 50) -> dict[str, int]:
     return {}
 
 
+@scheduled_task(every=timedelta(minutes=5), misfire="all", overlap="queue", jitter=timedelta(seconds=5), queue="slow")
+async def often(*, n: int = 1) -> None: ...
+
+
+registry.schedule(often, id="seldom", cron="@daily", timezone="Europe/Berlin", timeout=None, start=datetime.now(UTC))
+
+
+async def operate() -> None:
+    states: list[ScheduleState] = await registry.schedules()
+    assert_type(states[0].last, Firing | None)
+    assert_type(await registry.pause_schedule("often", by="ann"), ScheduleState)
+    await registry.change_schedule("often", cron="* * * * *", kwargs={"n": 2}, by="ann")
+    await registry.add_schedule("mine", task=often, every=timedelta(hours=1), overlap="allow", by="ann")
+    assert_type(await registry.run_schedule("mine"), JobHandle[Any])
+    await registry.remove_schedule("mine")
+
+
 @task(max_attempts=3, backoff=Exponential(base=2, cap=timedelta(minutes=5)), retry_on=OSError, discard_on=(KeyError,))
 async def retried(*, n: int) -> int:
     if n == 1:
@@ -111,6 +171,10 @@ async def retried(*, n: int) -> int:
     if n == 2:
         raise Snooze(run_at=datetime.now(UTC))
     raise Discard("gone")
+
+
+@task(on_failure=without_context.bind(1, name=ERROR))
+async def watched() -> None: ...
 
 
 @task(backoff=lambda attempt: attempt**2, expires=60, payload_limit=1_000, result_limit=1_000)
@@ -145,12 +209,20 @@ async def enqueueing(unknown: Any) -> None:
     assert_type(await called.using(delay=1).using(key="k").enqueue(1), JobHandle[str])
     assert_type(called.bind(1), Call[str])
     assert_type(await called.bind(1).using(delay=3).enqueue(), JobHandle[str])
+    assert_type(await called.using(unique=True, exclusive=Exclusive(by="user_id")).enqueue(1), JobHandle[str])
+    assert_type(await lone.enqueue(user_id=1), JobHandle[str])
+    assert_type((await late.using(debounce=None, throttle=timedelta(hours=1)).enqueue(user_id=1)).deduplicated, bool)
     assert_type(without_context.bind(1).enqueue_sync(), JobHandle[int])
     assert_type(await without_context.enqueue(1), JobHandle[int])
     assert_type(await injected.enqueue(payment_id=UUID(int=1)), JobHandle[UUID])
     assert_type(await with_job.enqueue(n=1), JobHandle[int])
     assert_type(await sync.enqueue(1), JobHandle[float])
     assert_type(await sync_without_context.enqueue(n=1), JobHandle[float])
+    assert_type(await sync_bare.enqueue(1, name="x"), JobHandle[str])
+    assert_type(await sync_called.enqueue(n=1), JobHandle[float])
+    assert_type(await sync_injected.using(timeout=3).enqueue(1), JobHandle[int])
+    assert_type(await injected_with_context.enqueue(1), JobHandle[str])
+    assert_type(injected_with_context.bind(n=1).enqueue_sync(), JobHandle[str])
     assert_type(await without_arguments.enqueue(), JobHandle[None])
     assert_type(await context_only.enqueue(), JobHandle[None])
     assert_type(await untyped_data.enqueue(data={"x": 1}), JobHandle[dict[str, Any]])
@@ -162,6 +234,10 @@ async def enqueueing(unknown: Any) -> None:
     assert_type(registry.job("id"), JobHandle[Any])
     assert_type(await retried.using(expires=timedelta(hours=1), max_attempts=1).enqueue(n=1), JobHandle[int])
     assert_type(await (await retried.enqueue(n=1)).outcome(timeout=3), JobOutcome[int])
+    followed = retried.using(on_success=without_context.bind(RESULT), on_failure=[bare.bind(user_id=1)])
+    assert_type(await followed.enqueue(n=1), JobHandle[int])
+    patient_call = retried.using(backoff=Constant(5), retry_on=OSError, discard_on=(KeyError,))
+    assert_type(await patient_call.enqueue(n=1), JobHandle[int])
     assert_type((await (await retried.enqueue(n=1)).outcome()).result, int | None)
     assert_type(await (await squared.using(expires=None).enqueue()).outcome(), JobOutcome[None])
     by_hand: Task[[int], int] = task(plain)
@@ -212,6 +288,29 @@ def reading_in_thread(rows: list[str], *, job: CurrentJob = INJECTED) -> int:
     return sum(len(row) for row in track(rows, job))
 
 
+@dataclass
+class Account:
+    name: str
+    password: Secret[str]
+    keys: list[Secret[bytes]] = field(default_factory=list[bytes])
+
+
+@task
+async def log_in(*, password: Secret[str], pin: Secret[int] | None = None, account: Account) -> Secret[str]:
+    assert_type(password, str)
+    assert_type(pin, int | None)
+    assert_type(account.password, str)
+    return password.upper()
+
+
+async def with_secrets() -> None:
+    account = Account("ada", "hunter2")
+    assert_type(await log_in.enqueue(password="hunter2", account=account), JobHandle[str])
+    assert_type(await (await log_in.enqueue(password="x", pin=7, account=account)).result(), str)
+    assert_type(await log_in(password="x", account=account), str)
+    assert_type(log_in.bind(password="x", account=account), Call[str])
+
+
 config = TasksConfig(
     registry=registry, lifespan=[resources, more], middleware=[around], on_enqueue=[before], outbox=OutboxConfig()
 )
@@ -240,6 +339,8 @@ async def calling() -> None:
     assert_type(await without_context(1), int)
     assert_type(sync({}, 1), float)
     assert_type(sync_without_context(1), float)
+    assert_type(sync_bare(1), str)
+    assert_type(sync_called({}, n=1), float)
     await context_only({})
     assert_type(bare.__name__, str)
 

@@ -589,3 +589,39 @@ def test_a_policy_of_one_s_own_has_a_type(registry: Registry) -> None:
     async def job() -> None: ...
 
     assert job.option("backoff")(3) == 9
+
+
+class TestPoliciesOfACall:
+    async def test_they_win_over_those_of_the_task(self, registry: Registry) -> None:
+        @registry.task(max_attempts=2, backoff=Constant(3600), retry_on=(), discard_on=ValueError)
+        async def fail(*, how: str) -> None:
+            raise {"value": ValueError, "key": KeyError}[how]
+
+        async with running(registry):
+            patient = fail.using(backoff=Constant(0.01), retry_on=LookupError, discard_on=())
+            outcome = await (await patient.enqueue(how="key")).outcome(timeout=20)
+            assert (outcome.status, outcome.attempts) == ("failed", 2)
+            outcome = await (await patient.enqueue(how="value")).outcome(timeout=20)
+            assert (outcome.status, outcome.attempts) == ("failed", 1)
+            outcome = await (await fail.using(discard_on=LookupError).enqueue(how="key")).outcome(timeout=20)
+            assert (outcome.status, outcome.reason) == ("aborted", "discarded")
+            outcome = await (await fail.enqueue(how="value")).outcome(timeout=20)
+            assert (outcome.status, outcome.reason) == ("aborted", "discarded")
+
+    async def test_a_stored_policy_that_is_none_costs_nobody_the_job(
+        self, registry: Registry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("litestar_tasks.worker.execution.DEFAULT_BACKOFF", Constant(0.01))
+
+        @registry.task(max_attempts=2)
+        async def flaky(*, job: CurrentJob) -> int:
+            if job.attempt == 1:
+                raise ValueError
+            return job.attempt
+
+        async with running(registry) as plugin:
+            spec = flaky.bind().spec()
+            spec.meta = {"backoff": ["random", 7]}
+            job = (await plugin.get_queue("default").submit(spec)).job
+            assert await flaky.job(job.id).result(timeout=20) == 2
+        assert "its backoff is of no use after attempt 1; the default one is taken" in caplog.text

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import msgspec
 import pytest
 
 from litestar_tasks import ConfigurationError, Constant, Discard, Exponential, Linear, Registry, Retry, Snooze
-from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff, pause_after
+from litestar_tasks.retry import DEFAULT_BACKOFF, Backoff, holds, pause_after, restored_backoff, stored_policies
 
 
 def pauses(backoff: Backoff, count: int = 5) -> list[float]:
@@ -137,7 +138,39 @@ class TestOptions:
         async def job() -> None: ...
 
         with pytest.raises(ConfigurationError, match="an option of the task or the registry, not of a call"):
-            job.using(backoff=Constant(1))  # type: ignore[call-arg]  # the mistake under test
+            job.using(payload_limit=1)  # type: ignore[call-arg]  # the mistake under test
+        with pytest.raises(ConfigurationError, match=r"cannot be stored with a job; give a call Constant\(…\)"):
+            job.using(backoff=lambda attempt: attempt**2)
+
+    def test_an_exception_of_the_program_itself_is_no_option_of_a_call(self) -> None:
+        registry = Registry("test", allow_local=True)
+
+        @registry.task
+        async def job() -> None: ...
+
+        class LocalError(Exception): ...
+
+        LocalError.__module__ = "__main__"
+        with pytest.raises(ConfigurationError, match="holds LocalError, which the worker knows by another name"):
+            job.using(discard_on=LocalError)
+
+    @pytest.mark.parametrize(
+        "policy",
+        [
+            Constant(timedelta(minutes=2)),
+            Linear(2, cap=timedelta(seconds=5)),
+            Exponential(2, cap=60, jitter=False),
+        ],
+    )
+    def test_a_policy_of_a_call_is_stored_whole(self, policy: Backoff) -> None:
+        stored = msgspec.json.decode(msgspec.json.encode(stored_policies({"backoff": policy})))
+        assert pauses(restored_backoff(stored["backoff"])) == pauses(policy)
+
+    def test_exceptions_are_stored_by_their_names_and_hold_subclasses(self) -> None:
+        (names,) = stored_policies({"retry_on": (OSError, LookupError)}).values()
+        assert holds(names, TimeoutError())
+        assert holds(names, KeyError())
+        assert not holds(names, ValueError())
 
     def test_a_task_has_its_registry_s_unless_it_has_its_own(self) -> None:
         registry = Registry("test", allow_local=True, backoff=Constant(1), retry_on=OSError, payload_limit=10)

@@ -40,9 +40,13 @@ def registry() -> Registry:
 
 
 @asynccontextmanager
-async def running(registry: Registry, *, concurrency: int = 10, **options: Any) -> AsyncGenerator[TasksPlugin, None]:
+async def running(
+    registry: Registry, *, concurrency: int = 10, processes: int | None = None, **options: Any
+) -> AsyncGenerator[TasksPlugin, None]:
     """An app with a worker of its own, on the in-memory queue."""
-    configs = registry.queue_configs(default={"concurrency": concurrency, "shutdown_grace_period_s": 1})
+    configs = registry.queue_configs(
+        default={"concurrency": concurrency, "processes": processes, "shutdown_grace_period_s": 1}
+    )
     plugin = TasksPlugin(
         TasksConfig(
             registry=registry,

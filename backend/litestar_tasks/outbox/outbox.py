@@ -241,10 +241,8 @@ class Outbox:
             logger.info("the outbox is in the broker's own database: jobs are written there in the app's transactions")
 
     def _committed(self, opened: Open) -> None:
-        if not opened.direct:
-            if self._relay is not None:
-                self._relay.tell(opened.transaction)
-            return
+        if opened.rows and self._relay is not None:
+            self._relay.tell(opened.transaction)
         announcing: set[Any] = set(opened.queues)  # not within the transaction, where all commits would wait for it
         for queue in announcing:
             if not self._loop.is_closed():

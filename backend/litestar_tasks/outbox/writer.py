@@ -20,6 +20,7 @@ from litestar_tasks.exceptions import ConfigurationError
 from litestar_tasks.job import JobSpec, Submission
 from litestar_tasks.outbox.database import place_of
 from litestar_tasks.queues import records
+from litestar_tasks.queues.locks import lock_of
 
 if TYPE_CHECKING:
     from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig
@@ -44,11 +45,13 @@ class Open:
 
     writer: Writer
     direct: bool
-    """Whether the jobs themselves are written, not rows of the outbox. It is one or the other, to keep their order."""
+    """Whether the jobs themselves are written, not rows of the outbox. It stays so, to keep their order."""
     transaction: str = field(default_factory=lambda: f"{time.time_ns() // 1_000_000:012x}{token_hex(10)}")
     """Its name in the outbox; later ones sort behind."""
-    written: int = 0
+    rows: int = 0
+    """How many rows of the outbox were written."""
     queues: set[TaskQueue] = field(default_factory=set)
+    """Those of which jobs were written."""
     decided: bool = False
     """Whether it was committed or rolled back, and not only left."""
 
@@ -113,10 +116,10 @@ class Writer:
         opened = mine.sync_session.info.get(_OPEN)
         if opened is None or opened.writer is not self:
             opened = mine.sync_session.info[_OPEN] = Open(self, self._is_direct())
-        submissions = await (self._write_jobs if opened.direct else self._write_rows)(mine, opened, jobs)
-        opened.written += len(jobs)
-        opened.queues.update(queue for queue, _, _ in jobs)
-        return submissions
+        # What is unique takes its lock in a transaction of the broker's own, on which no other one has to wait.
+        if not opened.direct or any(lock_of(job) is not None for _, job, _ in jobs):
+            return await self._write_rows(mine, opened, jobs)
+        return await self._write_jobs(mine, opened, jobs)
 
     async def _write_rows(
         self, session: AsyncSession, opened: Open, jobs: Sequence[tuple[TaskQueue, Job, bool]]
@@ -130,17 +133,19 @@ class Writer:
                 "document": records.encode(job).decode(),
                 "once": once,
             }
-            for number, (queue, job, once) in enumerate(jobs, start=opened.written)
+            for number, (queue, job, once) in enumerate(jobs, start=opened.rows)
         ]
         await session.execute(self._insert, rows if len(rows) > 1 else rows[0])
+        opened.rows += len(rows)
         return [Submission(job) for _, job, _ in jobs]
 
     async def _write_jobs(
-        self, session: AsyncSession, _: Open, jobs: Sequence[tuple[TaskQueue, Job, bool]]
+        self, session: AsyncSession, opened: Open, jobs: Sequence[tuple[TaskQueue, Job, bool]]
     ) -> list[Submission]:
         submissions: list[Submission] = []
         for queue, members in groupby(jobs, key=lambda one: one[0]):
             submissions += await self._store(session, queue, [(job, once) for _, job, once in members])
+            opened.queues.add(queue)
         return submissions
 
     def _check(self, session: object) -> AsyncSession:
@@ -194,7 +199,6 @@ def _ended(session: Session, transaction: SessionTransaction) -> None:
         return
     if not opened.decided:
         logger.info(
-            "a session was closed without a commit, so %d jobs of its transaction will not be; where that is not "
-            "meant, await its commit()",
-            opened.written,
+            "a session was closed without a commit, so the jobs of its transaction will not be; where that is not "
+            "meant, await its commit()"
         )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from os import urandom
+from time import time_ns
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from saq.job import TERMINAL_STATUSES, Job, Status
@@ -17,11 +19,18 @@ from saq.queue.base import Queue
 from saq.utils import now
 
 from litestar_tasks.correlation import CORRELATION, correlation_id
-from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
+from litestar_tasks.exceptions import BrokerError, QueueUnavailableError, UnknownQueueError
+from litestar_tasks.follow_ups import FOLLOW_UPS
 from litestar_tasks.job import ENDS, Event, JobSpec, JobStatus, Submission, event_of, status_of
+from litestar_tasks.queues.following import apply_to_follow_ups, queues_of_follow_ups, successors
+from litestar_tasks.queues.locks import LOCK
 from litestar_tasks.queues.operations import Operations
+from litestar_tasks.queues.reports import WorkerReport, read_reports
+from litestar_tasks.queues.schedules import ScheduleStore
 
 if TYPE_CHECKING:
+    from saq.types import WorkerInfo
+
     from litestar_tasks.middleware import EnqueueHook
     from litestar_tasks.registry import Registry
 
@@ -42,6 +51,7 @@ Moment: TypeAlias = Literal["enqueued", "attempted", "ended"]
 """What can happen to a job: it was stored; an attempt has ended, and it waits again; it has ended."""
 Listener: TypeAlias = "Callable[[TaskQueue, Job, Moment], None]"
 """Called on the queue's event loop, with a record that may change later. It must be quick, and must not raise."""
+logger = logging.getLogger("litestar_tasks.queues")
 
 _LOOK: Final = 1.0
 """Seconds after which a job that somebody watches is looked at, announced or not: that it starts, or is due, is not."""
@@ -59,11 +69,16 @@ class ClaimedJob(Job):
         fence: Grows from one claim of the job to the next, whichever workers they are of; two that lie within the same
             millisecond may share it. (Tokens need not grow: on Redis each worker counts its own.)
         lost: Whether the worker has learnt that somebody else holds the job now.
+        document: The record as it was claimed; empty where the broker has no use for it.
+        untouched: Whether nobody but the worker has had the job in hand, so that the record of its end differs from
+            ``document`` by nothing but the outcome. Who changes another field sets it to False.
     """
 
     token: int = 0
     fence: int = 0
     lost: bool = False
+    document: bytes = b""
+    untouched: bool = False
 
 
 class Settlement(Enum):
@@ -125,11 +140,15 @@ class TaskQueue(Queue, Operations):
         registry: The tasks that may be enqueued by name.
         on_enqueue: What sees each call before it is stored, before the hooks of its registry and its task.
         listeners: What hears of everything that happens to jobs in this process; see ``instrument``.
+        schedules: The queue's schedules.
+        neighbours: The queues of the same broker by label, for follow-ups that go to another one.
     """
 
     label: str
+    schedules: ScheduleStore
     registry: Registry
     on_enqueue: tuple[EnqueueHook, ...] = ()
+    neighbours: Mapping[str, TaskQueue] = {}
     listeners: tuple[Listener, ...] = ()
 
     def instrument(self, job: Job, moment: Moment) -> None:
@@ -167,6 +186,10 @@ class TaskQueue(Queue, Operations):
             setattr(job, name, value)
         if job.queue is not None and job.queue.name != self.name:
             raise ValueError(f"job {job.key!r} belongs to queue {job.queue.name!r}, not to {self.name!r}")
+        registry = cast("Registry | None", self.registry)  # a queue of jobs alone has none
+        task = registry.find_task(job.function) if registry is not None else None
+        if task is not None and task.payload.secrets and job.kwargs:
+            job.kwargs = dict(task.sealed(job.kwargs))
         job.queue = self
         job.queued = now()
         job.status = Status.QUEUED
@@ -179,6 +202,12 @@ class TaskQueue(Queue, Operations):
             QueueUnavailableError: The broker did not answer in time.
         """
         return await self._submit_job(self.build(spec), once=spec.once)
+
+    async def prepare(self, spec: JobSpec) -> Job:
+        """One call as a job that is to be stored, after all that sees it before."""
+        job = self.build(spec)
+        await self._before_enqueue(job)
+        return job
 
     async def submit_many(self, specs: Sequence[JobSpec]) -> list[Submission]:
         """Store many calls, in order, with as few round trips as the broker allows.
@@ -197,6 +226,10 @@ class TaskQueue(Queue, Operations):
 
     def build(self, spec: JobSpec) -> Job:
         """The record of a call, as SAQ's tools can read it, after the hooks that see calls before they are stored."""
+        self._apply_hooks(spec)
+        return self.record(spec)
+
+    def _apply_hooks(self, spec: JobSpec) -> None:
         hooks = self.on_enqueue
         registry = cast("Registry | None", self.registry)  # a queue of jobs alone has none
         if registry is not None and registry.on_enqueue:
@@ -205,15 +238,25 @@ class TaskQueue(Queue, Operations):
             spec.meta = dict(spec.meta)  # a task's specs share theirs
             for hook in hooks:
                 hook(spec)
+        if FOLLOW_UPS in spec.meta:
+            for label in queues_of_follow_ups(spec):
+                if self.neighbours and label not in self.neighbours:
+                    raise UnknownQueueError(label, self.neighbours)
+            apply_to_follow_ups(spec, self._apply_hooks)
+
+    def record(self, spec: JobSpec) -> Job:
+        """The record of a call that every hook has seen."""
         meta = dict(spec.meta)
         if (known := correlation_id.get()) is not None:
             meta.setdefault(CORRELATION, known)
+        if spec.lock is not None:
+            meta[LOCK] = asdict(spec.lock)
         job = Job.__new__(Job)  # its __init__ would set 25 fields; most have their default, which the class has, too
         job.__dict__ = {
             "function": spec.task,
             "kwargs": dict(spec.kwargs) or None,
             "queue": self,
-            "key": spec.key or urandom(16).hex(),
+            "key": spec.key or _new_key(),
             "timeout": spec.timeout,
             "retries": spec.max_attempts,
             "ttl": spec.ttl,
@@ -223,7 +266,36 @@ class TaskQueue(Queue, Operations):
             "status": Status.QUEUED,
             "meta": meta,
         }
+        if spec.group is not None:
+            job.group_key = spec.group
         return job
+
+    def follow_ups_of(self, job: Job) -> list[tuple[TaskQueue, Job]]:
+        """What follows a job of this queue that has ended, each with the queue that it goes to.
+
+        They count as enqueued when the job ended. One for a queue that this process does not know stays in this one,
+        since any worker runs any task.
+        """
+        found: list[tuple[TaskQueue, Job]] = []
+        for label, spec in successors(job):
+            queue = self if label == self.label else self.neighbours.get(label)
+            if queue is None:
+                logger.warning(
+                    "queue %r: job %s is followed by %r in queue %r, which is not known here; it goes to this one",
+                    self.name,
+                    job.id,
+                    spec.task,
+                    label,
+                )
+                queue = self
+            record = queue.record(spec)
+            record.queued = job.completed
+            found.append((queue, record))
+        return found
+
+    async def owes(self) -> bool:
+        """Whether jobs of this queue have ended whose follow-ups are still to be enqueued, which workers do."""
+        return False
 
     @abstractmethod
     async def store(self, job: Job, *, once: bool = False) -> Submission:
@@ -320,13 +392,19 @@ class TaskQueue(Queue, Operations):
             raise SaqJobError(ended)
         return ended.result if ended else None
 
-    # The outbox's side
+    async def workers(self) -> list[WorkerReport]:
+        """Who works on this queue, as they said last, every ten seconds; those that fell silent for up to an hour.
 
-    async def prepare(self, spec: JobSpec) -> Job:
-        """The job of a call that is to be stored later, after everything that sees calls before they are."""
-        job = self.build(spec)
-        await self._before_enqueue(job)
-        return job
+        Raises:
+            QueueUnavailableError: The broker did not answer.
+        """
+        return read_reports(self.label, await self.worker_infos())
+
+    @abstractmethod
+    async def worker_infos(self) -> Mapping[str, WorkerInfo]:
+        """What ``write_worker_info`` stored and what has not expired, by the workers' ids."""
+
+    # The outbox's side
 
     @abstractmethod
     async def deliver(self, deliveries: Sequence[Delivery]) -> None:
@@ -411,3 +489,12 @@ class TaskQueue(Queue, Operations):
                 claimed until the process has ended: handed back now they would run twice at the same time. Those that
                 come back then have lost nothing. Defaults to none.
         """
+
+
+def _new_key() -> str:
+    """A key that no other job has.
+
+    It grows with time: what a broker keeps in the order of keys is entered at one end and leaves at the other, and is
+    never searched in the midst of a long queue.
+    """
+    return f"{time_ns():016x}{urandom(8).hex()}"

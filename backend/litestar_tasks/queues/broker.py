@@ -11,6 +11,7 @@ from litestar_tasks.exceptions import ConfigurationError, JobNotFoundError, Unkn
 from litestar_tasks.queues.base import TaskQueue
 from litestar_tasks.queues.embedded import EmbeddedServer
 from litestar_tasks.queues.memory import MemoryQueue
+from litestar_tasks.queues.schedule_book import QueueSchedules
 from litestar_tasks.queues.task_queues import TaskQueues
 
 if TYPE_CHECKING:
@@ -48,6 +49,8 @@ class Broker:
         self._queues: dict[str, TaskQueue] = {}
         self.task_queues = TaskQueues(queues=QueueMap())
         """litestar-saq's ``TaskQueues``, exactly that class: msgspec refuses a subclass where it is injected."""
+        self.schedules = QueueSchedules(config.registry, self._queues)
+        """The schedules in all queues."""
 
     async def connect(self) -> None:
         """Start or join the embedded server, if that is the broker, and connect every queue.
@@ -62,6 +65,7 @@ class Broker:
         for config in queue_configs(self._config):
             queue = self._queues[config.name] = self._make(config, url or "")
             queue.on_enqueue = tuple(self._config.on_enqueue)
+            queue.neighbours = self._queues
             await queue.connect()
             self.task_queues.queues[config.name] = queue
 

@@ -14,8 +14,10 @@ from saq.job import Job, Status
 
 from litestar_tasks.queues import records
 from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, WorkerHooks
+from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.lease import LeaseThread
 from litestar_tasks.queues.outage import Outage
+from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import Limits
 
 if TYPE_CHECKING:
@@ -87,6 +89,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         terms: The lease, and what is kept.
         worker_id: The worker's name in records.
         hooks: How the worker is called back.
+        relay: Enqueues what follows jobs that have ended.
     """
 
     _server: ClassVar[str]
@@ -97,7 +100,15 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
     _lease: LeaseT
 
     def __init__(
-        self, queue: TaskQueue, address: str, outage: Outage, *, terms: Terms, worker_id: str, hooks: WorkerHooks
+        self,
+        queue: TaskQueue,
+        address: str,
+        outage: Outage,
+        *,
+        terms: Terms,
+        worker_id: str,
+        hooks: WorkerHooks,
+        relay: Relay,
     ) -> None:
         self._queue = queue
         self._name = queue.name
@@ -105,6 +116,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         self._outage = outage
         self._terms = terms
         self._hooks = hooks
+        self._relay = relay
         self.worker_id = worker_id
         self._claims: dict[int, ClaimedJob] = {}
         self._updates: dict[int, WriteT] = {}
@@ -167,6 +179,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
 
     async def update(self, job: ClaimedJob) -> bool:
         """Write the fields of a claimed job as they are now, without changing its state."""
+        job.untouched = False
         while (pending := self._updates.get(job.token)) is not None:
             await asyncio.wait([pending.done])  # two at once could arrive in the wrong order
         if self._claims.get(job.token) is not job or job.token in self._busy:
@@ -195,6 +208,8 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
                 self._quarantine(token, key_of(name), document, error)
                 continue
             job.token = token
+            if records.is_extensible(job.__dict__, document):
+                job.document = document
             self._claims[token] = job
             jobs.append(job)
         return jobs
@@ -238,7 +253,9 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         if self._updates.get(token) is operation:
             del self._updates[token]
         else:
-            self._claims.pop(token, None)
+            job = self._claims.pop(token, None)
+            if job is not None and has_follow_ups(job):
+                self._relay.tell()
             self._busy.discard(token)
             self._aborting.discard(token)
         if not accepted and operation.resent:

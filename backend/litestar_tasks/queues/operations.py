@@ -242,8 +242,8 @@ class Operations(ABC):
         """Give a job that has ended a new life: same id and arguments, attempts from 0, its history kept.
 
         Returns:
-            False, and no change, where it has not ended or is not there. (One that waits for its next attempt is
-            started at once, which is True.)
+            False, and no change, where it has not ended or is not there, or where its task is ``unique`` and another
+            job that is alike waits or runs. (One that waits for its next attempt is started at once, which is True.)
 
         Raises:
             QueueUnavailableError: The broker did not answer.

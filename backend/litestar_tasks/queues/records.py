@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import msgspec
@@ -12,7 +13,7 @@ from saq.job import Job, Status
 if TYPE_CHECKING:
     from saq.queue.base import Queue
 
-__all__ = ("UndecodableError", "decode", "encode", "restore", "to_json")
+__all__ = ("UndecodableError", "completed", "decode", "encode", "is_extensible", "restore", "to_json")
 
 JobT = TypeVar("JobT", bound=Job)
 
@@ -44,6 +45,20 @@ _TYPES: Final[dict[str, type | tuple[type, ...]]] = {
 _SHAPES: Final[set[tuple[object, ...]]] = set()
 """Field names and types of documents that were found to be right. Records look alike, so there are few."""
 _MOST_SHAPES: Final = 1_000
+_BRACE: Final = ord("}")
+_Record: Final = msgspec.defstruct(
+    "_Record",
+    [
+        (field.name, Any)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+        else (field.name, Any, msgspec.field(default_factory=dict) if field.name == "meta" else field.default)
+        for field in dataclasses.fields(Job)
+    ],
+    kw_only=True,
+    omit_defaults=True,
+    gc=False,
+)
+"""A document's fields on their way into JSON, which msgspec writes without those that have their default."""
 _encoder: Final = msgspec.json.Encoder()
 _decoder: Final = msgspec.json.Decoder()
 
@@ -59,17 +74,46 @@ def encode(job: Job, **changed: Any) -> bytes:
         job: The job.
         changed: Fields to be written with another value than the job's.
     """
-    fields = {**job.__dict__, **changed} if changed else job.__dict__
-    default_of = _DEFAULTS.get
-    record = {
-        name: value
-        for name, value in fields.items()
-        # What is no field of SAQ's is its own default.
-        if (default := default_of(name, value)) is not value and default != value
-    }
-    if (queue := record.get("queue")) is not None:
-        record["queue"] = queue.name
+    fields = {**job.__dict__, **changed}
+    if (queue := fields["queue"]) is not None:
+        fields["queue"] = queue.name
+    try:
+        record = _Record(**fields)
+    except TypeError:  # there is something that is no field of SAQ's, such as the token of a claim
+        record = _Record(**{name: value for name, value in fields.items() if name in _DEFAULTS})
     return to_json(record)
+
+
+def completed(job: Job, document: bytes, worker: bytes) -> bytes:
+    """The document of a job that is complete, from the one that it was claimed with.
+
+    What the attempt has changed is put behind it, where it wins: the last of several fields of a name counts, in every
+    reader of JSON. That takes less time than ``encode``. A document never grows by it twice, because a job that
+    goes back to its queue is encoded anew.
+
+    Args:
+        job: The job, of which nothing else has changed.
+        document: What was claimed; see ``is_extensible``.
+        worker: The worker's id as JSON.
+    """
+    return (
+        b'%b,"status":"complete","started":%d,"worker_id":%b,"attempts":%d,"touched":%d,"completed":%d,'
+        b'"progress":1.0,"result":%b}'
+        % (
+            document[:-1],
+            job.started,
+            worker,
+            job.attempts,
+            job.touched,
+            job.completed,
+            to_json(job.result),
+        )
+    )
+
+
+def is_extensible(fields: Mapping[str, Any], document: bytes) -> bool:
+    """Whether ``completed`` may be used for a job of this document: it says nothing of an earlier end."""
+    return document[-1] == _BRACE and "error" not in fields and "result" not in fields
 
 
 def to_json(value: Any) -> bytes:
@@ -81,9 +125,9 @@ def to_json(value: Any) -> bytes:
     try:
         data = _encoder.encode(value)
     except UnicodeEncodeError:
-        return json.dumps(value).encode()
+        return _to_json_slowly(value)
     if b"null" in data and _has_unwritable_float(value):
-        return json.dumps(value).encode()
+        return _to_json_slowly(value)
     return data
 
 
@@ -150,7 +194,16 @@ def _check_types(fields: dict[str, Any]) -> None:
             raise UndecodableError(f"the document's {name!r} is a {type(value).__name__}")
 
 
+def _to_json_slowly(value: Any) -> bytes:
+    if isinstance(value, _Record):
+        defaults = _DEFAULTS
+        value = {name: found for name, found in msgspec.structs.asdict(value).items() if found != defaults[name]}
+    return json.dumps(value).encode()
+
+
 def _has_unwritable_float(value: Any) -> bool:
+    if isinstance(value, _Record):
+        return any(_has_unwritable_float(getattr(value, name)) for name in _DEFAULTS)
     if isinstance(value, float):
         return value != value or value in (float("inf"), float("-inf"))  # only NaN differs from itself
     if isinstance(value, dict):

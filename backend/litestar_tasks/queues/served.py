@@ -18,6 +18,7 @@ from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, Worke
 from litestar_tasks.queues.compatible import CompatibleQueue
 from litestar_tasks.queues.holding import Hold, Tell, Terms
 from litestar_tasks.queues.outage import Outage
+from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import Limits
 
 __all__ = ("ServedQueue", "Tell", "terms_of", "wire_name")
@@ -73,6 +74,15 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
     async def store_many(self, jobs: Sequence[Job], *, once: bool = False) -> list[Submission]:
         """Store many jobs, in order; see ``TaskQueue.store``."""
         return await self._producer.store_many([(job, once) for job in jobs])
+
+    # What follows jobs that have ended
+
+    def _make_relay(self, lease: float) -> Relay:
+        return Relay(self.name, self._pay, every=lease / 3)
+
+    @abstractmethod
+    async def _pay(self) -> bool:
+        """Enqueue some of what is owed of jobs that have ended; see ``Relay``."""
 
     # The reader's side
 

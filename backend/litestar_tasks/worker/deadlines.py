@@ -21,6 +21,8 @@ class Deadlines:
     def __init__(self) -> None:
         self._limits: set[Limit] = set()
         self._timer: asyncio.TimerHandle | None = None
+        self._moment = math.inf
+        """When the timer goes off."""
 
     def limit(self, seconds: float) -> Limit:
         """A limit for one ``with`` block of a coroutine, counted from its beginning.
@@ -32,7 +34,7 @@ class Deadlines:
     def enter(self, limit: Limit) -> None:
         """Heed a limit from now on."""
         self._limits.add(limit)
-        if self._timer is None or limit.end < self._timer.when():
+        if limit.end < self._moment:
             self._set_timer(limit.end)
 
     def leave(self, limit: Limit) -> None:
@@ -42,10 +44,11 @@ class Deadlines:
     def _set_timer(self, moment: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
+        self._moment = moment
         self._timer = asyncio.get_running_loop().call_at(moment, self._look)
 
     def _look(self) -> None:
-        self._timer = None
+        self._timer, self._moment = None, math.inf
         # A loop's clock may be as coarse as a millisecond.
         now = asyncio.get_running_loop().time() + 0.001
         for limit in [one for one in self._limits if one.end <= now]:

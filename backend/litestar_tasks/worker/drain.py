@@ -53,7 +53,7 @@ async def _left(worker: Worker) -> int | None:
     try:
         counts = await worker.queue.counts()
         ready = counts["queued"]
-        if counts["active"] or (ready and await worker.queue.paused() is None):
+        if counts["active"] or await worker.queue.owes() or (ready and await worker.queue.paused() is None):
             return None
     except TasksError:
         return None  # The queue itself says so in the log, and it will be back.

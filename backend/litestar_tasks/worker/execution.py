@@ -7,19 +7,21 @@ import contextvars
 import logging
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from litestar_tasks.correlation import CORRELATION, correlation_id
 from litestar_tasks.current import CurrentJob
-from litestar_tasks.exceptions import PayloadError
+from litestar_tasks.exceptions import ConfigurationError, PayloadError
 from litestar_tasks.middleware import Middleware, call_through
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
-from litestar_tasks.redaction import masked_end, masked_text
-from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, pause_after
+from litestar_tasks.redaction import HIDDEN, masked_end, masked_start, masked_text, spellings
+from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, holds, pause_after, restored_backoff
 from litestar_tasks.worker.deadlines import Deadlines
+from litestar_tasks.worker.pool import UnstorableResultError
 
 if TYPE_CHECKING:
     from saq.types import Context
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
     from litestar_tasks.task import AnyTask
     from litestar_tasks.worker.dependencies import Dependencies
+    from litestar_tasks.worker.pool import ProcessPool
 
 __all__ = ("Execution", "Outcome")
 
@@ -69,6 +72,7 @@ class Execution:
         registry: The tasks.
         dependencies: What the tasks need beside their payload.
         threads: Where sync tasks run.
+        processes: Where those run that have ``executor="process"``.
         middleware: What wraps every attempt, before that of the registry and the task. Defaults to none.
     """
 
@@ -77,12 +81,14 @@ class Execution:
         registry: Registry,
         dependencies: Dependencies,
         threads: Executor,
+        processes: ProcessPool,
         middleware: Sequence[Middleware] = (),
     ) -> None:
         self._registry = registry
         self._middleware = tuple(middleware)
         self._dependencies = dependencies
         self._threads = threads
+        self._processes = processes
         self._deadlines = Deadlines()
         self.in_thread: set[int] = set()
         """Tokens of the jobs whose function is running in a thread, which nothing can stop."""
@@ -106,20 +112,25 @@ class Execution:
         # For this attempt alone: it has an asyncio task, and so a context, of its own.
         correlation_id.set(job.meta.get(CORRELATION) if job.meta else None)
         try:
-            args, kwargs = task.payload.decode(job.kwargs)
-        except PayloadError as error:
+            args, kwargs = task.payload.decode(_readable(task, job) if task.payload.secrets else job.kwargs)
+        except (PayloadError, ConfigurationError) as error:
             return Outcome(Settlement.QUARANTINED, error=str(error))
         if task.takes_context:
             args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
         chain = self._middleware + task.middleware
         current = CurrentJob(queue, job) if chain or task.job_parameters else None
+        job.untouched = current is None and not task.takes_context
         for name in task.job_parameters:
             kwargs[name] = current
         try:
             if chain and current is not None:
                 value = await call_through(chain, current, lambda: self._supplied(task, job, args, kwargs))
-            else:
+            elif self._dependencies.needs(task):
                 value = await self._supplied(task, job, args, kwargs)
+            else:
+                value = await self._call(task, job, args, kwargs)
+        except UnstorableResultError as error:
+            return _unstorable(task, job, error)
         except Exception as error:  # whatever a task raises is its outcome
             return _raised(task, job, error)
         finally:
@@ -127,26 +138,28 @@ class Execution:
                 await current.close()
         try:
             return Outcome(Settlement.COMPLETE, result=task.encode_result(value))
-        except (TypeError, ValueError, RecursionError) as error:
-            # The work is done: to run it again would do it twice.
-            text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
-            logger.error("%s (job %s)", text, job.id)
-            return Outcome(Settlement.FAILED, error=text, reason="result")
+        except (TypeError, ValueError, RecursionError, ConfigurationError) as error:
+            return _unstorable(task, job, error)
 
     async def _supplied(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if not self._dependencies.needs(task):
             return await self._call(task, job, args, kwargs)
+        job.untouched = False  # a provider may have had it
         async with self._dependencies.resolve(task) as injected:
             return await self._call(task, job, args, {**kwargs, **injected})
 
     async def _call(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
         limit = job.timeout or None
-        if not task.is_async:
+        if task.executor == "thread":
             return await self._call_in_thread(task, job, args, kwargs, limit)
         if limit is None:
+            if task.executor == "process":
+                return task.result.decode(await self._processes.run(task, job.kwargs, nullcontext()))
             return await task.fn(*args, **kwargs)
         scope = self._deadlines.limit(limit)
         try:
+            if task.executor == "process":
+                return task.result.decode(await self._processes.run(task, job.kwargs, scope))
             with scope:
                 return await task.fn(*args, **kwargs)
         except TimeoutError as error:
@@ -197,6 +210,21 @@ class Execution:
             self.in_thread.discard(job.token)
 
 
+def _readable(task: AnyTask, job: ClaimedJob) -> Mapping[str, Any]:
+    """The payload with its secrets decrypted, which nothing shows that is written of this attempt."""
+    opened = task.opened(job.kwargs)
+    if (secrets := task.payload.secrets) is not None:
+        HIDDEN.set(spellings(secrets.texts(opened)))
+    return opened
+
+
+def _unstorable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
+    # The work is done: to run it again would do it twice.
+    text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
+    logger.error("%s (job %s)", text, job.id)
+    return Outcome(Settlement.FAILED, error=text, reason="result")
+
+
 def _expired(job: ClaimedJob) -> Outcome | None:
     expires = job.meta.get("expires")
     if job.attempts or not isinstance(expires, int | float) or time.time() < expires:
@@ -219,9 +247,9 @@ def _raised(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
     if isinstance(error, Discard):
         return _discarded(task, job, error, masked_end(error.reason, _ERROR) or "its task gave no reason")
     if not isinstance(error, Retry):
-        if isinstance(error, task.option("discard_on")):
+        if _is_one_of("discard_on", task, job, error):
             return _discarded(task, job, error, _line(error))
-        if not isinstance(error, task.option("retry_on")):
+        if not _is_one_of("retry_on", task, job, error):
             return _failed(task, job, error, "its retry_on does not hold that exception")
     attempt = job.attempts + 1
     if attempt >= job.retries:
@@ -239,6 +267,12 @@ def _raised(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
         _line(error),
     )
     return Outcome(Settlement.RETRY, error=_traceback(error), delay=delay, error_type=type(error).__name__)
+
+
+def _is_one_of(option: str, task: AnyTask, job: ClaimedJob, error: Exception) -> bool:
+    """Whether an option of the call, or else of the task, holds an exception."""
+    names = job.meta.get(option) if job.meta else None
+    return holds(names, error) if isinstance(names, list) else isinstance(error, task.option(option))
 
 
 def _failed(task: AnyTask, job: ClaimedJob, error: Exception, why: str) -> Outcome:
@@ -266,7 +300,8 @@ def _discarded(task: AnyTask, job: ClaimedJob, error: Exception, reason: str) ->
 
 def _pause(task: AnyTask, job: ClaimedJob, attempt: int) -> float:
     try:
-        return pause_after(attempt, task.option("backoff"))
+        stored = job.meta.get("backoff") if job.meta else None
+        return pause_after(attempt, task.option("backoff") if stored is None else restored_backoff(stored))
     except Exception as error:  # a policy that cannot be asked must not cost the job
         logger.error(
             "task %r: its backoff is of no use after attempt %d; the default one is taken (job %s)\n%s",
@@ -284,11 +319,11 @@ def _traceback(error: Exception) -> str:
 
 def _line(error: Exception) -> str:
     # Not str(error), which is the task's code and may raise.
-    return masked_text(traceback.format_exception_only(error)[0].strip()[:_LINE])
+    return masked_start(traceback.format_exception_only(error)[0].strip(), _LINE)
 
 
 def _because(reason: str) -> str:
-    return f": {masked_text(reason[:_LINE])}" if reason else ""
+    return f": {masked_start(reason, _LINE)}" if reason else ""
 
 
 def _unknown_task(job: ClaimedJob) -> Outcome:

@@ -1,80 +1,99 @@
-"""Fires the registry's schedules."""
+"""Fires the schedules of the queues that a worker process serves."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+import random
+from collections.abc import Collection, Mapping
+from secrets import token_hex
 from typing import TYPE_CHECKING, Final
 
 from litestar_tasks.exceptions import QueueUnavailableError
+from litestar_tasks.queues.firing import fire_due
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
-    from litestar_tasks.registry import Registry
-    from litestar_tasks.schedule import Schedule
+    from litestar_tasks.queues.schedule_book import QueueSchedules
 
 __all__ = ("Scheduler",)
 
 logger = logging.getLogger("litestar_tasks.scheduler")
 
-_LONGEST_SLEEP: Final = 60.0  # so that a clock that was set is noticed
-_AGAIN: Final = 1.0
+_LONGEST_SLEEP: Final = 1.0
+"""Seconds until a schedule is noticed that another process has added or changed."""
+_ADVERTISE: Final = 3.0
+_LEASE: Final = 15.0
+_SCATTER: Final = 0.005
+"""Seconds within which the workers of a queue wake up, so that they do not all ask at once."""
+_SET_BACK: Final = 60.0
 
 
 class Scheduler:
-    """Enqueues a job at each firing of each schedule.
+    """Looks after the schedules of an application, as each of its workers does.
 
-    Every worker process has one, and all reckon the same firings: the job's key is made of the schedule and the
-    firing, so that the first one enqueues it and the others find it there. Firings that were missed while no worker
-    ran are not made up for.
+    It sleeps until the next firing of a queue, by the broker's clock, and fires what is due there. Every queue's
+    schedules are kept as this release declares them, as long as it is the youngest one with a worker; those of the
+    queues that are served here are fired here.
 
     Args:
-        registry: The tasks and their schedules.
-        find: Returns a queue by its label.
+        schedules: The schedules.
+        queues: The queues by label.
+        served: The labels of those whose schedules are fired.
     """
 
-    def __init__(self, registry: Registry, find: Callable[[str], TaskQueue]) -> None:
-        self._registry = registry
-        self._find = find
+    def __init__(self, schedules: QueueSchedules, queues: Mapping[str, TaskQueue], served: Collection[str]) -> None:
+        self._schedules = schedules
+        self._queues = dict(queues)
+        self._served = frozenset(served)
+        self._holder = token_hex(8)
+        self._digest = schedules.digest()
 
     async def run(self) -> None:
         """Fire until cancelled."""
-        schedules = self._registry.get_schedules()
-        now = datetime.now(UTC)
-        upcoming = {schedule.id: schedule.next_after(now) for schedule in schedules}
-        while schedules:
-            now = datetime.now(UTC)
-            refused = False
-            for schedule in schedules:
-                firing = upcoming[schedule.id]
-                if firing > now:
-                    continue
-                if await self._fire(schedule, firing):
-                    # From now, not from the firing: after a suspended night there is no flood of old ones.
-                    upcoming[schedule.id] = schedule.next_after(max(now, firing))
-                else:
-                    refused = True
-            wait = (min(upcoming.values()) - datetime.now(UTC)).total_seconds()
-            await asyncio.sleep(_AGAIN if refused else min(_LONGEST_SLEEP, max(0.0, wait)))
-        await asyncio.Event().wait()
-
-    async def _fire(self, schedule: Schedule, firing: datetime) -> bool:
-        task = self._registry.get_task(schedule.task)
-        spec = replace(
-            task.spec((), schedule.kwargs),
-            key=f"{schedule.id}@{firing:%Y%m%dT%H%M%SZ}",
-            once=True,
-        )
         try:
-            submission = await self._find(task.option("queue")).submit(spec)
-        except QueueUnavailableError as error:
-            if datetime.now(UTC) - firing > timedelta(minutes=5):
-                logger.error("schedule %r missed its firing of %s: %s", schedule.id, firing, error)
-                return True
-            return False
-        if not submission.deduplicated:
-            logger.info("schedule %r fired for %s (job %s)", schedule.id, firing, submission.job.id)
-        return True
+            async with asyncio.TaskGroup() as tasks:
+                for queue in self._queues.values():
+                    tasks.create_task(self._look_after(queue), name=f"schedules-{queue.label}")
+        finally:
+            for queue in self._queues.values():
+                try:
+                    await asyncio.shield(queue.schedules.withdraw(self._holder))
+                except QueueUnavailableError:
+                    pass  # it is forgotten by itself
+
+    async def _look_after(self, queue: TaskQueue) -> None:
+        loop = asyncio.get_running_loop()
+        advertise, reckoned, offset = 0.0, False, None
+        while True:
+            try:
+                if loop.time() >= advertise:
+                    winner = await queue.schedules.advertise(self._holder, self._digest, _LEASE)
+                    advertise = loop.time() + _ADVERTISE
+                    if winner != self._digest:
+                        reckoned = False
+                    elif not reckoned:
+                        await self._schedules.reconcile(queue)
+                        reckoned = True
+                if queue.label not in self._served:
+                    await asyncio.sleep(_ADVERTISE)
+                    continue
+                asked = loop.time()
+                look = await fire_due(queue)
+                before, offset = offset, look.now / 1000 - asked
+                if before is not None and offset < before - _SET_BACK:
+                    logger.warning("queue %r: the broker's clock was set back by %d s", queue.label, before - offset)
+                    reckoned, advertise = False, 0.0  # whose release it is reckons them anew
+                wait = 0.0
+                if not look.due:
+                    until = (
+                        look.following / 1000 - offset - loop.time() if look.following is not None else _LONGEST_SLEEP
+                    )
+                    wait = min(_LONGEST_SLEEP, max(0.0, until)) + random.uniform(0, _SCATTER)  # noqa: S311  # no secret
+            except QueueUnavailableError as error:
+                logger.debug("queue %r: its schedules wait for the broker: %s", queue.label, error)
+                wait = _LONGEST_SLEEP
+            except Exception:
+                logger.exception("queue %r: an unforeseen error while firing schedules", queue.label)
+                wait = _LONGEST_SLEEP
+            await asyncio.sleep(wait)

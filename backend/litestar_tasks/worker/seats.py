@@ -42,10 +42,10 @@ class Seats:
         """How many more jobs can be claimed."""
         return max(0, self._size - self._taken)
 
-    def take(self) -> Seat:
-        """A seat for an attempt that begins; there has to be a free one."""
+    def take(self, group: str | None = None) -> Seat:
+        """A seat for an attempt that begins, of a job of that group; there has to be a free one."""
         self._taken += 1
-        return Seat(self)
+        return Seat(self, group)
 
     def vacate(self) -> None:
         """Somebody stands up."""
@@ -81,14 +81,19 @@ class Seats:
 class Seat:
     """The place that one attempt takes in its worker."""
 
-    __slots__ = ("_ended", "_loop", "_seats", "taken", "waits")
+    __slots__ = ("_ended", "_loop", "_seats", "group", "taken", "waits")
 
-    def __init__(self, seats: Seats) -> None:
+    def __init__(self, seats: Seats, group: str | None = None) -> None:
         self._seats = seats
+        self.group = group
         self._loop = asyncio.get_running_loop()
         self.waits = 0
         self._ended = False
         self.taken = True
+
+    def is_of_queue(self, job_id: str) -> bool:
+        """See ``Capacity.is_of_queue``."""
+        return job_id.startswith(self._seats.queue)
 
     @asynccontextmanager
     async def away(self, job_id: str) -> AsyncGenerator[None, None]:
@@ -99,7 +104,7 @@ class Seat:
                 queue; or too many others wait here.
         """
         if asyncio.get_running_loop() is not self._loop:
-            if job_id.startswith(self._seats.queue):
+            if self.is_of_queue(job_id):
                 raise JobError(
                     job_id,
                     f"job {job_id!r} is in the queue of the task that waits for it in a thread, which stays taken "

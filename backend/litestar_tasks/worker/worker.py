@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -14,16 +15,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from litestar_saq.base import Worker as StockWorker
 from saq.job import Status
+from saq.utils import now
 
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.job import CAPACITY, ENDED, MESSAGE
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.history import remember
+from litestar_tasks.queues.reports import REMEMBERED, process_report
 from litestar_tasks.worker.execution import Execution, Outcome
 from litestar_tasks.worker.meter import Meter
+from litestar_tasks.worker.pool import ProcessPool
 from litestar_tasks.worker.seats import Seat, Seats
 
 if TYPE_CHECKING:
+    from saq.types import WorkerInfo
+
     from litestar_tasks.middleware import Middleware
     from litestar_tasks.queue_config import QueueConfig
     from litestar_tasks.registry import Registry
@@ -35,6 +41,8 @@ logger = logging.getLogger("litestar_tasks.worker")
 
 _CLEAN_UP: Final = 5.0
 """Seconds that cancelled tasks have for their own clean-up before the worker leaves without them."""
+_LAST_WORD: Final = 1.0
+"""Seconds for saying that it stops."""
 _COUNTED: Final = frozenset({Settlement.COMPLETE, Settlement.FAILED, Settlement.ABORTED, Settlement.RETRY})
 
 
@@ -90,7 +98,8 @@ class Worker(StockWorker):
         self.functions = {task.name: task for task in registry.get_all_tasks()}
         context: dict[str, Any] = cast("dict[str, Any]", self.context)
         context.update(dependencies.resources)
-        self._execution = Execution(registry, dependencies, self.pool, middleware)
+        self._processes = ProcessPool(config.processes or min(config.concurrency, os.cpu_count() or 1))
+        self._execution = Execution(registry, dependencies, self.pool, self._processes, middleware)
         self._meter = Meter(queue)
         self._attempts: dict[int, _Attempt] = {}  # by the claim's token: a job can come back while its thread runs
         self._slot_free = asyncio.Event()
@@ -144,8 +153,12 @@ class Worker(StockWorker):
                 attempt.job.id,
             )
         await self._meter.close()
+        with suppress(Exception):  # who looks is told within the hour
+            async with asyncio.timeout(_LAST_WORD):
+                await self.worker_info(ttl=1)
         await self.queue.close(keep=[attempt.job.key for attempt in self._attempts.values()])
         self.pool.shutdown(wait=False, cancel_futures=True)
+        await self._processes.close()
 
     def hurry(self) -> None:
         """End the grace period now."""
@@ -162,6 +175,7 @@ class Worker(StockWorker):
         return not self._stopping and self._dispatcher is not None and not self._dispatcher.done()
 
     async def _dispatch(self) -> None:
+        loop = asyncio.get_running_loop()
         while not self._stopping:
             capacity = self._seats.free
             if not capacity:
@@ -173,8 +187,8 @@ class Worker(StockWorker):
             except BrokerError:
                 continue  # said and paced by the queue
             for job in claimed:
-                attempt = self._attempts[job.token] = _Attempt(job, self._seats.take())
-                attempt.task = asyncio.create_task(self._run(attempt), name=job.function)
+                attempt = self._attempts[job.token] = _Attempt(job, self._seats.take(job.group_key))
+                attempt.task = loop.create_task(self._run(attempt), name=job.function)
 
     async def _run(self, attempt: _Attempt) -> None:
         job, started = attempt.job, time.time() * 1000
@@ -191,7 +205,6 @@ class Worker(StockWorker):
             else:
                 self.outcomes[job.function, outcome.settlement] += 1
                 self._meter.count(job.function, outcome.settlement, ready=ready, started=started, ended=job.touched)
-                self._count(outcome.settlement)
                 if self.queue.listeners and outcome.settlement is not Settlement.HAND_BACK:
                     self.queue.instrument(job, "attempted" if job.status is Status.QUEUED else "ended")
         except Exception:
@@ -266,29 +279,45 @@ class Worker(StockWorker):
         finally:
             hurried.cancel()
 
+    async def worker_info(self, ttl: int = REMEMBERED) -> WorkerInfo:
+        """Say what SAQ's tools know of a worker, and which process it is and what that does."""
+        self._count()
+        report = process_report(
+            started=self.queue.started,
+            running=self.running,
+            concurrency=self.concurrency,
+            stopped=self._stopping and not self._attempts,
+        )
+        stats = {name: getattr(self.queue, name) for name in ("complete", "failed", "retried", "aborted")}
+        info = {
+            "stats": {**stats, "uptime": now() - self.queue.started},
+            "queue_key": self.queue.name,
+            "metadata": self._metadata,
+            **report,
+        }
+        await self.queue.write_worker_info(self.id, cast("WorkerInfo", info), ttl=ttl)
+        return cast("WorkerInfo", info)
+
     async def _report(self) -> None:
         """Say every few seconds that this worker is alive, for SAQ's tools; no decision rests on it."""
         every = self.timers["worker_info"]
         while True:
             try:
-                await self.worker_info(ttl=every * 3)
+                await self.worker_info()
             except Exception as error:  # a report that is missed costs nothing
                 logger.debug("worker %s could not report: %s", self.id, error)
             await asyncio.sleep(every)
 
-    def _count(self, settlement: Settlement) -> None:
+    def _count(self) -> None:
+        """Count as SAQ's tools show it."""
+        by_settlement: Counter[Settlement] = Counter()
+        for (_, settlement), count in self.outcomes.items():
+            by_settlement[settlement] += count
         queue: Any = self.queue
-        match settlement:
-            case Settlement.COMPLETE:
-                queue.complete += 1
-            case Settlement.FAILED | Settlement.QUARANTINED:
-                queue.failed += 1
-            case Settlement.ABORTED:
-                queue.aborted += 1
-            case Settlement.RETRY:
-                queue.retried += 1
-            case _:
-                pass
+        queue.complete = by_settlement[Settlement.COMPLETE]
+        queue.failed = by_settlement[Settlement.FAILED] + by_settlement[Settlement.QUARANTINED]
+        queue.aborted = by_settlement[Settlement.ABORTED]
+        queue.retried = by_settlement[Settlement.RETRY]
 
 
 _STATUS: Final = {

@@ -67,6 +67,7 @@ class PostgresBroker:
         consumer: Any = queue._consumer
         consumer._lease.stop()
         await consumer._upkeep.close()
+        consumer._relay._task.cancel()
         for task in [*consumer._tasks, consumer._settling._task]:
             if task is not None:
                 task.cancel()

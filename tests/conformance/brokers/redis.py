@@ -68,6 +68,7 @@ class RedisBroker:
         consumer: Any = queue._consumer
         consumer._lease.stop()
         consumer._recovery._task.cancel()
+        consumer._relay._task.cancel()
         for task in consumer._cycles._tasks:
             task.cancel()
         if consumer._cycles._nap is not None:

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 from saq.job import Status
 
 from litestar_tasks.correlation import CORRELATION
+from litestar_tasks.follow_ups import PARENT
 from litestar_tasks.job import ENDED
+from litestar_tasks.keyring import is_sealed
 from litestar_tasks.queues.history import history
 from litestar_tasks.queues.records import to_json
 from litestar_tasks.redaction import MASK, is_secret_name, masked_end, masked_text
@@ -18,13 +20,10 @@ if TYPE_CHECKING:
 
     from litestar_tasks.queues.base import Moment
 
-__all__ = ("PARENT", "Entry", "entry")
+__all__ = ("Entry", "entry")
 
 Entry: TypeAlias = dict[str, Any]
 """A row's values by column."""
-
-PARENT: Final = "parent"
-"""Where a job's ``meta`` names the job that it was made from."""
 
 _STAGES: Final[Mapping[Moment, int]] = {"enqueued": 0, "attempted": 1, "ended": 2}
 _ARGUMENT: Final = 10_000
@@ -144,12 +143,16 @@ class _Masking:
     def named(self, name: str, value: Any, depth: int = 0) -> Any:
         """What may be kept of a value that stands under a name."""
         self._left -= len(name)
+        if is_sealed(value):
+            return value  # encrypted: whoever runs the job again needs it
         if is_secret_name(name) and value is not None:
             return self._hidden()
         return self.value(value, depth)
 
     def value(self, value: Any, depth: int = 0) -> Any:
         """What may be kept of a value."""
+        if is_sealed(value):
+            return value
         if value is None or isinstance(value, bool | int | float):
             self._left -= 8
             return value

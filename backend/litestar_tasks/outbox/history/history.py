@@ -21,9 +21,9 @@ from litestar_tasks.exceptions import (
     StartupError,
     UnknownQueueError,
 )
+from litestar_tasks.follow_ups import PARENT
 from litestar_tasks.job import ENDS, JobHandle, JobStatus
 from litestar_tasks.outbox.database import check_engine, find_config, is_missing, reason_of
-from litestar_tasks.outbox.history.entries import PARENT
 from litestar_tasks.outbox.history.models import history_tables
 from litestar_tasks.outbox.history.recorder import Recorder
 from litestar_tasks.outbox.history.rows import HistoryRows, Wanted

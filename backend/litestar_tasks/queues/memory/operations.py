@@ -12,6 +12,7 @@ from saq.job import TERMINAL_STATUSES, Job
 
 from litestar_tasks.queues import cursors, tallies
 from litestar_tasks.queues.history import begin_anew
+from litestar_tasks.queues.locks import lock_anew
 from litestar_tasks.queues.memory import order
 from litestar_tasks.queues.operations import (
     ENDED,
@@ -111,6 +112,10 @@ class MemoryOperations(Operations):
         if key in state.retrying:
             state.leave(key)
         elif job.status in TERMINAL_STATUSES:
+            lock = lock_anew(job)
+            if lock is not None and state.locks.holder(lock) is not None:
+                return False
+            state.locks.take(key, lock, job.group_key)
             begin_anew(job)
             state.records[key] = cast("bytes", self._queue.serialize(job))
             state.revive(key)

@@ -66,6 +66,10 @@ class Order:
             del self._ranks[key]
         return taken
 
+    def keys(self) -> Iterator[str]:
+        """All keys in order; the order must not be changed meanwhile."""
+        return (key for *_, key in self._entries)
+
     def take_until(self, by: float) -> list[str]:
         """Take out those that are ordered by this much or less."""
         return self.take(bisect_left(self._entries, (by, inf, "")))

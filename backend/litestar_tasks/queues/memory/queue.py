@@ -8,6 +8,7 @@ import itertools
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
@@ -19,13 +20,18 @@ from saq.utils import now
 from litestar_tasks.job import JobStatus, Submission, status_of
 from litestar_tasks.queues.base import ClaimedJob, Delivery, Settlement, WorkerHooks
 from litestar_tasks.queues.compatible import CompatibleQueue
+from litestar_tasks.queues.following import has_follow_ups
+from litestar_tasks.queues.locks import lock_of
 from litestar_tasks.queues.memory.operations import MemoryOperations
+from litestar_tasks.queues.memory.schedules import MemorySchedules
 from litestar_tasks.queues.memory.state import State
 from litestar_tasks.queues.operations import Capability, JobState
+from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
+    from litestar_tasks.uniqueness import Lock
 
 __all__ = ("MemoryQueue",)
 
@@ -83,6 +89,7 @@ class MemoryQueue(CompatibleQueue):
         self._opening = asyncio.Lock()
         self._workers: dict[str, WorkerInfo] = {}
         self._operations = MemoryOperations(self, self._state, self._notify)
+        self.schedules = MemorySchedules(self.store)
 
     def __repr__(self) -> str:
         return f"<MemoryQueue {self.name!r}>"
@@ -96,11 +103,29 @@ class MemoryQueue(CompatibleQueue):
         known = state.waits(job.key) or job.key in self._active
         if known or (once and job.key in state.records):
             return Submission(cast("Job", await self.job(job.key)), deduplicated=True)
-        self._write(job)
-        state.revive(job.key)
-        state.make_wait(job.key, job.priority, until=job.scheduled)
-        await self._notify()
+        lock = lock_of(job)
+        if lock is not None and (holder := state.locks.holder(lock)) is not None:
+            if lock.debounce:
+                await self._replace(job, lock, *holder)
+            found = await self.job(holder[0])
+            return Submission(found or Job(job.function, queue=self, key=holder[0]), deduplicated=True)
+        await self._keep_waiting(job, lock)
         return Submission(job)
+
+    async def _keep_waiting(self, job: Job, lock: Lock | None) -> None:
+        self._write(job)
+        self._state.revive(job.key)
+        self._state.leave(job.key)
+        self._state.locks.take(job.key, lock, job.group_key)
+        self._state.make_wait(job.key, job.priority, until=job.scheduled)
+        await self._notify()
+
+    async def _replace(self, job: Job, lock: Lock, key: str, deadline: float) -> None:
+        """Give a job that waits the arguments of a later call, and put it off."""
+        job.key = key
+        if deadline:
+            job.scheduled = cast("int", min(job.scheduled, deadline))  # SAQ says int, and means seconds
+        await self._keep_waiting(job, replace(lock, deadline=deadline))
 
     # The outbox's side
 
@@ -195,7 +220,7 @@ class MemoryQueue(CompatibleQueue):
         orders = (order.walk(down=False, after=None) for order in (state.active, state.queued, state.scheduled))
         keys = [key for _, key in itertools.islice(itertools.chain(*orders), offset, offset + limit)] if jobs else []
         return {
-            "workers": self._workers,
+            "workers": living(self._workers),
             "name": self.name,
             "queued": queued,
             "active": active,
@@ -239,6 +264,10 @@ class MemoryQueue(CompatibleQueue):
         """Remember what a worker says of itself."""
         self._workers[worker_id] = info
 
+    async def worker_infos(self) -> dict[str, WorkerInfo]:
+        """See ``TaskQueue.worker_infos``."""
+        return self._workers
+
     # The worker's side
 
     async def open(self, worker_id: str, hooks: WorkerHooks) -> None:
@@ -274,7 +303,7 @@ class MemoryQueue(CompatibleQueue):
         self._release(job.key)
         reason = self._aborts.pop(job.key, None)
         if settlement in _LISTED:
-            self._end(job, settlement)
+            await self._end(job, settlement)
         elif reason is not None:  # somebody wants it ended, and it does not run any more
             await self._end_aborted(job, reason)
         else:
@@ -314,7 +343,8 @@ class MemoryQueue(CompatibleQueue):
             return []
         state.start_due()
         claimed: list[ClaimedJob] = []
-        for key in state.queued.take(limit):
+        for key in self._admitted(limit):
+            state.locks.start(key)
             document = self._load(state.records[key])
             document.pop("queue")
             job = ClaimedJob(**document, queue=self)
@@ -326,19 +356,31 @@ class MemoryQueue(CompatibleQueue):
             claimed.append(job)
         return claimed
 
+    def _admitted(self, limit: int) -> list[str]:
+        state = self._state
+        if not state.locks.grouped:
+            return state.queued.take(limit)
+        keys = state.locks.admitted(state.queued.keys(), self._active, limit)
+        for key in keys:
+            state.queued.drop(key)
+        return keys
+
     def _release(self, key: str) -> None:
         del self._active[key]
         self._state.active.drop(key)
 
     async def _end_aborted(self, job: Job, reason: str) -> None:
         job.status, job.error, job.completed = Status.ABORTED, reason, now()
-        self._end(job, Settlement.ABORTED)
+        await self._end(job, Settlement.ABORTED)
         await self._notify()
 
-    def _end(self, job: Job, settlement: Settlement) -> None:
+    async def _end(self, job: Job, settlement: Settlement) -> None:
         states = _LISTED[settlement]
         self._write(job)
         self._state.end(job.key, states, ttl=record_ttl(job, settlement), keep=self._keep[states[0]])
+        if has_follow_ups(job):
+            for queue, successor in self.follow_ups_of(job):
+                await queue.store(successor)
 
     async def _notify(self) -> None:
         for changed in tuple(self._followers):

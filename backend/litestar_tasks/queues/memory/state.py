@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 import time
 
+from litestar_tasks.queues.memory.locks import Locks
 from litestar_tasks.queues.memory.order import Order
 from litestar_tasks.queues.operations import ENDED, JobState, Pause
 
@@ -28,6 +29,7 @@ class State:
         """By the moment of their end."""
         self.priorities: dict[str, int] = {}
         """Of jobs that wait for their time."""
+        self.locks = Locks()
         self.pause: Pause | None = None
         self.minutes: dict[int, dict[tuple[str, str], int]] = {}
         self._expires: dict[str, float] = {}
@@ -89,6 +91,7 @@ class State:
             ttl: As ``record_ttl`` says.
             keep: How many records of a state are kept.
         """
+        self.locks.end(key)
         if ttl:
             self._expires[key] = time.time() + abs(ttl)
             heapq.heappush(self._expiries, (self._expires[key], key))
@@ -110,6 +113,7 @@ class State:
     def forget(self, key: str) -> None:
         """Drop a record that nobody waits for."""
         self.records.pop(key, None)
+        self.locks.end(key)
         self.revive(key)
 
     def expire(self) -> None:

@@ -16,7 +16,18 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from litestar_tasks.exceptions import BrokerError, ConfigurationError
 from litestar_tasks.queues.postgres.schema import VERSION
 
-__all__ = ("ANSWER_TIMEOUT", "Away", "Connection", "Endpoint", "Link", "Refused", "execute", "reason_of", "rejects")
+__all__ = (
+    "ANSWER_TIMEOUT",
+    "Away",
+    "Connection",
+    "Endpoint",
+    "Link",
+    "Refused",
+    "execute",
+    "reason_of",
+    "rejects",
+    "share_a_session",
+)
 
 logger = logging.getLogger("litestar_tasks.queues")
 
@@ -51,6 +62,7 @@ _SETTINGS: Final = {
 }
 _GREETING: Final = b"SELECT (SELECT max(version) FROM litestar_tasks_schema), pg_is_in_recovery(), pg_backend_pid()"
 _SET: Final = "; ".join(f"SET {name} = {value}" for name, value in _SETTINGS.items()).encode()
+_SESSION: Final = b"SELECT pg_backend_pid()"
 _MIGRATE: Final = 'run "litestar tasks migrate" first'
 _HOPELESS: Final = ("password authentication failed", "no password supplied", "no pg_hba.conf entry", "does not exist")
 
@@ -79,6 +91,7 @@ class Endpoint:
 
     Attributes:
         address: Where the database is, without credentials.
+        pooled: Whether a connection turned out to lead through a pooler such as PgBouncer.
 
     Raises:
         ConfigurationError: The URL cannot be read; the message does not show its credentials.
@@ -100,7 +113,7 @@ class Endpoint:
         self.conninfo = make_conninfo(**{**_DEFAULTS, **given})
         host = given.get("host", "localhost")
         self.address = f"{host}:{given.get('port', '5432')}/{given.get('dbname', given.get('user', ''))}"
-        self._pooler_said = False
+        self.pooled = False
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.address}>"
@@ -150,8 +163,8 @@ class Endpoint:
             )
         if standby:
             raise Away("it is a read-only standby", sent=False)
-        if pid != connection.info.backend_pid and not self._pooler_said:
-            self._pooler_said = True
+        if pid != connection.info.backend_pid and not self.pooled:
+            self.pooled = True
             logger.info(
                 "Postgres at %s is reached through a pooler such as PgBouncer; it must be in session mode, or jobs are "
                 "picked up late and statements fail",
@@ -287,6 +300,24 @@ class Link:
                 one.shutdown(socket.SHUT_RDWR)
         except (OSError, psycopg.Error):
             pass  # it is gone already
+
+
+async def share_a_session(one: Link, other: Link) -> bool:
+    """Whether two connections certainly lead to one session of the server, as a pooler's in transaction mode do.
+
+    Without it nothing is proven: a busy pooler may have had two sessions at hand.
+    """
+    first = await one.run(_session)
+    held = one.connection
+    second = await other.run(_session)
+    await one.run(_session)
+    return first == second and one.connection is held  # else it had ended, and its session was free
+
+
+async def _session(connection: Connection) -> int:
+    cursor = await connection.execute(_SESSION, prepare=False)
+    (pid,) = await cursor.fetchone() or (0,)
+    return int(pid)
 
 
 async def execute(

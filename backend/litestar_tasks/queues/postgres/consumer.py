@@ -36,6 +36,7 @@ from litestar_tasks.queues.postgres.statements import (
 )
 from litestar_tasks.queues.postgres.upkeep import Upkeep
 from litestar_tasks.queues.presence import this_process
+from litestar_tasks.queues.relay import Relay
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
@@ -66,6 +67,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         terms: The lease, and what is kept.
         worker_id: The worker's name in records.
         hooks: How the worker is called back.
+        relay: Enqueues what follows jobs that have ended.
     """
 
     _server = "Postgres"
@@ -83,8 +85,9 @@ class Consumer(Hold[Operation, LeaseThread]):
         terms: Terms,
         worker_id: str,
         hooks: WorkerHooks,
+        relay: Relay,
     ) -> None:
-        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks)
+        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks, relay=relay)
         self._link = endpoint.link()
         self._listener = listener
         self._announcer = announcer
@@ -119,6 +122,7 @@ class Consumer(Hold[Operation, LeaseThread]):
             raise BrokerError(f"Postgres at {self._address}: {reason_of(error)}") from error
         self._lease.start()
         self._upkeep.start()
+        self._relay.start()
         self._listener.add(self._announcer.work, self._command)
 
     # Claims
@@ -339,6 +343,9 @@ class Consumer(Hold[Operation, LeaseThread]):
             if rest == str(self._owner):
                 self._spawn(self._look_for_aborts())
             return
+        if verb == "owed":
+            self._relay.tell()
+            return
         if verb == "recover":
             self._upkeep.hurry()
         self._stir.set()
@@ -368,6 +375,7 @@ class Consumer(Hold[Operation, LeaseThread]):
             await asyncio.wait(self._tasks, timeout=0.1 if self._outage.lasting else CLOSING)
             await asyncio.sleep(0)
         sent = await self._settling.close(CLOSING)
+        await self._relay.close()
         kept = {token for token, job in self._claims.items() if job.key in keep}
         released = await self._leave(kept) if sent else False
         if not kept:

@@ -8,11 +8,13 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
+from psycopg import errors
 from saq.job import Job
 
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.history import begin_anew
+from litestar_tasks.queues.locks import lock_anew
 from litestar_tasks.queues.operations import (
     ENDED,
     BulkAction,
@@ -253,8 +255,10 @@ class PostgresOperations(Operations):
                 "failed_ttl": self._limits.failed_ttl,
             },
         )
-        self._announcer.changed([(key, status) for key, status, _ in rows if status != "active"])
-        for owner in {owner for _, status, owner in rows if status == "active"}:
+        self._announcer.changed([(key, status) for key, status, *_ in rows if status != "active"])
+        if any(follows and status != "active" for *_, status, _, follows in rows):
+            self._announcer.say("owed")
+        for owner in {owner for _, status, owner, _ in rows if status == "active"}:
             self._announcer.say(f"abort {owner}")
         await self._announcer.flush()
         return len(rows)
@@ -267,7 +271,7 @@ class PostgresOperations(Operations):
         done = 0
         for start in range(0, len(keys), _CHANGED):
             rows = await self._ask(statements.RERUN_READ, {"keys": list(keys[start : start + _CHANGED])})
-            anew: list[tuple[str, str, int, bytes]] = []
+            anew: list[tuple[str, str, int, bytes, str | None]] = []
             for key, document, status, position in rows:
                 try:
                     job = records.restore(Job, self._queue, document, key=key)
@@ -276,13 +280,25 @@ class PostgresOperations(Operations):
                 if status not in statuses or job.function == _UNREADABLE:
                     continue
                 begin_anew(job)
-                anew.append((key, status, position, records.encode(job)))
-            if anew:
-                columns = map(list, zip(*anew, strict=True))
-                names = ("keys", "statuses", "positions", "jobs")
-                parameters: dict[str, Any] = dict(zip(names, columns, strict=True))
-                done += self._waiting_again(await self._ask(statements.RERUN, parameters))
+                lock = lock_anew(job)
+                anew.append((key, status, position, records.encode(job), lock.name if lock else None))
+            done += await self._begin_anew(anew)
         return done
+
+    async def _begin_anew(self, anew: Sequence[tuple[str, str, int, bytes, str | None]]) -> int:
+        if not anew:
+            return 0
+        columns = map(list, zip(*anew, strict=True))
+        names = ("keys", "statuses", "positions", "jobs", "locks")
+        parameters: dict[str, Any] = dict(zip(names, columns, strict=True))
+        try:
+            return self._waiting_again(await self._ask(statements.RERUN, parameters))
+        except QueueUnavailableError as error:
+            if not isinstance(error.__cause__, errors.UniqueViolation):
+                raise
+        if len(anew) == 1:  # somebody has enqueued a job with its lock at this moment
+            return 0
+        return sum([await self._begin_anew([one]) for one in anew])  # two of them have the same lock
 
     async def _retry_now(self, keys: Sequence[str]) -> int:
         return self._waiting_again(await self._ask(statements.RETRY_NOW, {"keys": list(keys)}))

@@ -7,14 +7,17 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, TypeVar
 
 from saq.job import Job
 
 from litestar_tasks.exceptions import BrokerError, PayloadError, QueueUnavailableError
 from litestar_tasks.job import Submission
 from litestar_tasks.queues import records
-from litestar_tasks.queues.postgres.connection import Away, reason_of, rejects
+from litestar_tasks.queues.following import has_follow_ups
+from litestar_tasks.queues.locks import lock_of
+from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of, rejects
+from litestar_tasks.queues.postgres.locking import Wanted, store_locked, store_locked_within
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.statements import DELIVER_MANY, ENQUEUE_MANY, ENQUEUE_ONE, READ
 
@@ -23,8 +26,9 @@ if TYPE_CHECKING:
 
     from litestar_tasks.queues.base import Delivery
     from litestar_tasks.queues.outage import Outage
-    from litestar_tasks.queues.postgres.connection import Link
+    from litestar_tasks.queues.postgres.connection import Connection, Link
     from litestar_tasks.queues.postgres.listener import Announcer
+    from litestar_tasks.uniqueness import Lock
 
 __all__ = ("Producer", "insertions", "max_losses_of", "tag_of")
 
@@ -37,6 +41,10 @@ _SOON: Final = 1.0
 """What becomes due earlier than a worker looks by itself has to wake one."""
 
 
+_Answer: TypeAlias = bool | str
+"""Whether a job was stored, or the key of the one that stands for it."""
+
+
 @dataclass(slots=True, eq=False)
 class _Entry:
     """A job on its way."""
@@ -44,9 +52,10 @@ class _Entry:
     job: Job
     document: bytes
     once: bool
+    lock: Lock | None
     row: str | None = None
     """The row of an outbox that it comes from."""
-    answer: asyncio.Future[bool] | None = None
+    answer: asyncio.Future[_Answer] | None = None
     flying: bool = False
     """Whether a round trip that it is part of is under way."""
     sent: bool = False
@@ -129,6 +138,20 @@ class Producer:
                     entry.row = one.row
                 await self._insist(part, partial(self._send, part))
 
+    async def store_within(self, connection: Connection, jobs: Sequence[Job]) -> None:
+        """Store jobs as a part of somebody's transaction, but for those whose keys are taken.
+
+        Raises:
+            PayloadError: Postgres cannot hold one of them.
+            psycopg.Error: The server refuses one; the transaction is void.
+        """
+        for group in _groups([self._entry(job, once=False) for job in jobs]):
+            insert = _statement(self._queue.name, group)
+            if wanted := _wanted(group):
+                await store_locked_within(connection, self._queue.name, wanted, once=False, insert=insert)
+            else:
+                await execute(connection, *insert)
+
     async def close(self) -> None:
         """Give up what is still to be sent."""
         if self._sending is not None:
@@ -138,7 +161,7 @@ class Producer:
     def _entry(self, job: Job, *, once: bool) -> _Entry:
         return _entry(job, once=once)
 
-    async def _share(self, entry: _Entry) -> bool:
+    async def _share(self, entry: _Entry) -> _Answer:
         if not self._free:
             entry.answer = asyncio.get_running_loop().create_future()
             self._waiting.append(entry)
@@ -208,11 +231,11 @@ class Producer:
                 self._outage.succeeded()
                 return answer
 
-    async def _send(self, entries: Sequence[_Entry]) -> list[bool]:
-        """Store entries in order, and return of each whether it was stored."""
+    async def _send(self, entries: Sequence[_Entry]) -> list[_Answer]:
+        """Store entries in order."""
         for entry in entries:
             entry.flying = True
-        answers: list[bool] = []
+        answers: list[_Answer] = []
         try:
             for group in _groups(entries):
                 answers += await self._send_group(group)
@@ -224,11 +247,13 @@ class Producer:
             self._announcer.ready()
         return answers
 
-    async def _send_group(self, group: Sequence[_Entry]) -> list[bool]:
+    async def _send_group(self, group: Sequence[_Entry]) -> list[_Answer]:
         statement, parameters = _statement(self._queue.name, group)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.
             timeout = self._deadline if self._link.connection is None else self._deadline / 2
+            if group[0].lock is not None:
+                return await self._send_locked(group, parameters, timeout)
             rows = await self._link.ask(statement, parameters, timeout=timeout)
         except Away as error:
             for entry in group:
@@ -251,15 +276,25 @@ class Producer:
         stored = {key for (key,) in rows}
         return [entry.job.key in stored for entry in group]
 
-    async def _submission(self, entry: _Entry, stored: bool) -> Submission:
-        if stored:
+    async def _send_locked(self, group: Sequence[_Entry], parameters: dict[str, Any], timeout: float) -> list[_Answer]:
+        insert = ENQUEUE_MANY, parameters
+        return await store_locked(
+            self._link, self._queue.name, _wanted(group), once=group[0].refuses_ended, insert=insert, timeout=timeout
+        )
+
+    async def _submission(self, entry: _Entry, stored: _Answer) -> Submission:
+        if stored is True:
             return Submission(entry.job)
+        key = stored or entry.job.key
         try:
-            rows = await self._link.ask(READ, {"queue": self._queue.name, "keys": [entry.job.key]})
+            rows = await self._link.ask(READ, {"queue": self._queue.name, "keys": [key]})
         except BrokerError as error:
             self._outage.failed(error)
             raise QueueUnavailableError(self._label, str(error)) from error
         known = job_of(self._queue, rows[0]) if rows else None
+        if key != entry.job.key:
+            gone = Job(function=entry.job.function, queue=self._queue, key=key)
+            return Submission(known or gone, deduplicated=True)
         if known is None:
             return Submission(entry.job, deduplicated=True)
         ours = entry.sent and (known.queued, known.function, known.kwargs) == (
@@ -293,52 +328,62 @@ def insertions(queue: str, jobs: Sequence[tuple[Job, bool]]) -> list[tuple[str, 
 
 def _entry(job: Job, *, once: bool) -> _Entry:
     _check(job)
-    return _Entry(job, records.encode(job), once)
+    return _Entry(job, records.encode(job), once, lock_of(job))
 
 
 def _groups(entries: Sequence[_Entry]) -> list[list[_Entry]]:
     """Entries in order, in groups that one statement can store: it can't meet a key twice."""
     groups: list[list[_Entry]] = []
     keys: set[str] = set()
+    kind: tuple[bool, bool] | None = None
     for entry in entries:
-        if groups and entry.job.key not in keys and groups[-1][0].refuses_ended == entry.refuses_ended:
+        own = entry.refuses_ended, entry.lock is None
+        if groups and entry.job.key not in keys and kind == own:
             groups[-1].append(entry)
         else:
             groups.append([entry])
-            keys = set()
+            keys, kind = set(), own
         keys.add(entry.job.key)
     return groups
 
 
-def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]]:
-    rows = [
-        (
-            entry.job.key,
-            entry.document,
-            entry.job.priority,
-            entry.job.group_key,
-            float(entry.job.scheduled),
-            max_losses_of(entry.job),
-            entry.job.attempts,
-            entry.job.function,
-            tag_of(entry.job),
-        )
+_NAMES: Final = ("key", "job", "priority", "group_key", "due", "max_losses", "attempts", "task", "tag", "follows")
+_COLUMNS: Final = (
+    *("keys", "jobs", "priorities", "group_keys", "dues", "max_losses", "attempts", "tasks", "tags", "follows"),
+)
+
+
+def _row(entry: _Entry) -> tuple[Any, ...]:
+    job = entry.job
+    return (
+        job.key,
+        entry.document,
+        job.priority,
+        job.group_key,
+        float(job.scheduled),
+        max_losses_of(job),
+        job.attempts,
+        job.function,
+        tag_of(job),
+        has_follow_ups(job),
+    )
+
+
+def _wanted(group: Sequence[_Entry]) -> list[Wanted]:
+    """Those of a group that take a lock: all of them, or none."""
+    return [
+        Wanted(entry.job, entry.lock, dict(zip(_NAMES, _row(entry), strict=True)), entry.row)
         for entry in group
+        if entry.lock is not None
     ]
-    if len(rows) == 1 and group[0].row is None:
-        names = ("key", "job", "priority", "group_key", "due", "max_losses", "attempts", "task", "tag")
-        return ENQUEUE_ONE, {
-            "queue": queue,
-            "once": group[0].refuses_ended,
-            **dict(zip(names, rows[0], strict=True)),
-        }
-    names = ("keys", "jobs", "priorities", "group_keys", "dues", "max_losses", "attempts", "tasks", "tags")
-    columns = map(list, zip(*rows, strict=True))
-    parameters = {
-        "queue": queue,
-        "once": group[0].refuses_ended,
-        **dict(zip(names, columns, strict=True)),
-    }
+
+
+def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]]:
+    rows = [_row(entry) for entry in group]
+    common = {"queue": queue, "once": group[0].refuses_ended}
+    if len(rows) == 1 and group[0].lock is None and group[0].row is None:
+        return ENQUEUE_ONE, {**common, **dict(zip(_NAMES, rows[0], strict=True))}
+    parameters = {**common, **dict(zip(_COLUMNS, map(list, zip(*rows, strict=True)), strict=True))}
     if group[0].row is None:
         return ENQUEUE_MANY, parameters
     return DELIVER_MANY, {**parameters, "rows": [entry.row for entry in group]}

@@ -11,24 +11,36 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import msgspec
 import psycopg
+from psycopg import errors
 from saq.job import Job, Status
 from saq.queue.base import Queue
 from saq.types import CountKind, QueueInfo, WorkerInfo
 
 from litestar_tasks.config import check_durability
-from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError
+from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError, TasksError
 from litestar_tasks.job import JobStatus
 from litestar_tasks.queues import records, retention
 from litestar_tasks.queues.base import Delivery, WorkerHooks
 from litestar_tasks.queues.operations import Capability, JobFilter
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.postgres import statements
-from litestar_tasks.queues.postgres.connection import Away, Endpoint, Refused, reason_of
+from litestar_tasks.queues.postgres.connection import (
+    Away,
+    Connection,
+    Endpoint,
+    Refused,
+    execute,
+    reason_of,
+    rejects,
+    share_a_session,
+)
 from litestar_tasks.queues.postgres.consumer import Consumer
 from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
 from litestar_tasks.queues.postgres.producer import Producer, insertions
 from litestar_tasks.queues.postgres.records import job_of
+from litestar_tasks.queues.postgres.schedules import PostgresSchedules
+from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
 
 if TYPE_CHECKING:
@@ -39,6 +51,8 @@ __all__ = ("PostgresQueue",)
 logger = logging.getLogger("litestar_tasks.queues")
 
 _PAGE: Final = 100
+_DELIVERED: Final = 20
+"""Jobs whose follow-ups are enqueued in one transaction."""
 
 
 class PostgresQueue(ServedQueue[Consumer, Producer]):
@@ -125,6 +139,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         )
         self._operator = PostgresOperations(self, label, self._reader, self._announcer, self._terms.limits)
         self._operations = self._operator
+        self.schedules = PostgresSchedules(self.name, label, self._reader, self._announcer, self._producer.store_within)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 
@@ -140,15 +155,24 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         """Begin to be used. A server that is away is no hindrance; it is looked at when it is first needed.
 
         Raises:
-            BrokerError: The tables are missing or too old, the server refuses this user, or it cannot keep the
-                durability that is asked for.
+            BrokerError: The tables are missing or too old, the server refuses this user, it cannot keep the durability
+                that is asked for, or it is reached through a pooler in transaction mode.
         """
         await super().connect()
         try:
             (row,) = await self._reader.ask("SELECT current_setting('fsync'), current_setting('synchronous_commit')")
+            mixed = self._endpoint.pooled and await share_a_session(self._reader, self._writer)
+        except (errors.DuplicatePreparedStatement, errors.InvalidSqlStatementName):
+            mixed, row = True, ("", "")  # those of another client
         except Away as error:
             self._outage.failed(error)
             return
+        if mixed:
+            raise BrokerError(
+                f"queue {self.label!r}: Postgres at {self._endpoint.address} is reached through a pooler in "
+                "transaction mode, which keeps neither notifications nor prepared statements; set it to "
+                "session mode for this URL, or connect past it"
+            )
         if self._durability == "disk" and "off" in row:
             raise BrokerError(
                 f"queue {self.label!r}: Postgres at {self._endpoint.address} cannot keep durability='disk': fsync is "
@@ -189,6 +213,59 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
     def announce(self) -> None:
         """Tell workers that there is work which somebody else has stored."""
         self._announcer.ready()
+
+    # What follows jobs that have ended
+
+    async def owes(self) -> bool:
+        """See ``TaskQueue.owes``."""
+        with self._answering():
+            ((owes,),) = await self._reader.ask(statements.OWES, {"queue": self.name})
+        return bool(owes)
+
+    async def _pay(self) -> bool:
+        """Enqueue some of what is to follow jobs that have ended, in whichever queue, in one transaction."""
+        try:
+            return await self._pay_some(_DELIVERED)
+        except (psycopg.Error, TasksError) as error:
+            if isinstance(error, BrokerError):
+                raise
+        return await self._pay_some(1, give_up=True)  # find out which, alone
+
+    async def _pay_some(self, limit: int, *, give_up: bool = False) -> bool:
+        ready: set[PostgresQueue] = set()
+
+        async def deliver(connection: Connection) -> int:
+            async with connection.transaction():
+                rows = await execute(connection, statements.OWED, {"queue": self.name, "limit": limit})
+                try:
+                    async with connection.transaction():
+                        for queue, jobs in self._following(rows).items():
+                            await queue._producer.store_within(connection, jobs)
+                            ready.add(queue)
+                except (psycopg.Error, TasksError) as error:
+                    hopeless = isinstance(error, TasksError) or rejects(error)
+                    if not give_up or not hopeless or isinstance(error, errors.UniqueViolation):
+                        raise
+                    logger.error("queue %r: what follows a job is refused, and given up: %s", self.name, error)
+                await execute(connection, statements.PAID, {"numbers": [number for number, _ in rows]})
+            return len(rows)
+
+        count = await self._reader.run(deliver)
+        for queue in ready:
+            queue._announcer.ready()
+        return count == limit
+
+    def _following(self, rows: Sequence[tuple[int, bytes]]) -> dict[PostgresQueue, list[Job]]:
+        found: dict[PostgresQueue, list[Job]] = {}
+        for _, document in rows:
+            try:
+                following = self.follow_ups_of(records.restore(Job, self, document))
+            except Exception as error:  # whatever a foreign record holds, the others are not to wait for it
+                logger.error("queue %r: what follows a job cannot be read, and is given up: %s", self.name, error)
+                continue
+            for queue, job in following:
+                found.setdefault(cast("PostgresQueue", queue), []).append(job)
+        return found
 
     # The reader's side
 
@@ -253,8 +330,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
     async def info(self, jobs: bool = False, offset: int = 0, limit: int = 10) -> QueueInfo:
         """SAQ's summary of the queue; active jobs come first among ``jobs``."""
         ready, due, scheduled, active = await self._live()
-        with self._answering():
-            workers = await self._reader.ask(statements.WORKERS, {"queue": self.name})
+        workers = living(await self.worker_infos())
         found: list[Job] = []
         for state in ("active", "queued", "scheduled") if jobs else ():
             cursor: str | None = None
@@ -265,7 +341,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
                 if (cursor := page.cursor) is None:
                     break
         return {
-            "workers": dict(workers),
+            "workers": workers,
             "name": self.name,
             "queued": ready + due,
             "active": active,
@@ -291,6 +367,11 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
                 if (cursor := page.cursor) is None:
                     break
 
+    async def worker_infos(self) -> dict[str, WorkerInfo]:
+        """See ``TaskQueue.worker_infos``."""
+        with self._answering():
+            return dict(await self._reader.ask(statements.WORKERS, {"queue": self.name}))
+
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Let a worker say of itself what SAQ's tools show; nothing here depends on it."""
         text = msgspec.json.encode(info).decode()
@@ -315,6 +396,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
             terms=self._terms,
             worker_id=worker_id,
             hooks=hooks,
+            relay=self._make_relay(self._terms.lease),
         )
 
     async def disconnect(self) -> None:

@@ -108,6 +108,55 @@ CREATE TABLE litestar_tasks_minutes (
 """,
     ),
     (
+        "locks",
+        """\
+ALTER TABLE litestar_tasks_jobs
+    ADD COLUMN lock text,                 -- what calls that are alike have in common; null: it takes none
+    ADD COLUMN lock_until_start boolean NOT NULL DEFAULT false,  -- it is given up when the job starts, not when it ends
+    ADD COLUMN put_off_until timestamptz; -- calls that replace its arguments put it off at most to then; null: for ever
+CREATE UNIQUE INDEX litestar_tasks_locks ON litestar_tasks_jobs (queue, lock)
+    WHERE lock IS NOT NULL AND status IN ('queued', 'active');
+-- Who is next of a group, also while another worker has just locked that row.
+CREATE INDEX litestar_tasks_turns ON litestar_tasks_jobs (queue, group_key, priority, position)
+    WHERE status = 'queued' AND scheduled IS NULL AND group_key IS NOT NULL;
+
+-- For how long a job stands for calls that are alike, whatever becomes of it.
+CREATE TABLE litestar_tasks_windows (
+    queue text NOT NULL,
+    lock text NOT NULL,
+    key text NOT NULL,
+    expires timestamptz NOT NULL,
+    PRIMARY KEY (queue, lock)
+);
+CREATE INDEX litestar_tasks_closing ON litestar_tasks_windows (queue, expires);
+""",
+    ),
+    (
+        "what follows jobs that have ended",
+        """\
+ALTER TABLE litestar_tasks_jobs ADD COLUMN follows boolean NOT NULL DEFAULT false;  -- whether anything follows the job
+
+-- Records of such jobs that have ended, until what follows them is enqueued.
+CREATE TABLE litestar_tasks_owed (
+    number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    queue text NOT NULL,
+    job bytea NOT NULL
+);
+CREATE INDEX litestar_tasks_owed_of ON litestar_tasks_owed (queue, number);
+
+-- Whichever statement ends a job, this is part of it.
+CREATE FUNCTION litestar_tasks_owe() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO litestar_tasks_owed (queue, job) VALUES (NEW.queue, NEW.job);
+    RETURN NULL;
+END
+$$;
+CREATE TRIGGER litestar_tasks_owe AFTER UPDATE OF status ON litestar_tasks_jobs FOR EACH ROW
+    WHEN (NEW.follows AND OLD.status IN ('queued', 'active') AND NEW.status NOT IN ('queued', 'active'))
+    EXECUTE FUNCTION litestar_tasks_owe();
+""",
+    ),
+    (
         "the rows of outboxes that have become jobs",
         """\
 -- A row of an outbox in another database is heeded once, as long as this is kept.
@@ -118,6 +167,29 @@ CREATE TABLE litestar_tasks_seen (
     PRIMARY KEY (queue, outbox_row)
 );
 CREATE INDEX litestar_tasks_seen_until ON litestar_tasks_seen (queue, expire_at);
+""",
+    ),
+    (
+        "schedules, and the releases that declare them",
+        """\
+CREATE TABLE litestar_tasks_schedules (
+    queue text NOT NULL,
+    id text NOT NULL,
+    document bytea NOT NULL,              -- all that is known of it, as JSON; replaced as a whole
+    due bigint,                           -- when it is to be fired, in ms since the epoch; null: not at all
+    PRIMARY KEY (queue, id)
+) WITH (fillfactor = 70, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 200);
+CREATE INDEX litestar_tasks_schedules_due ON litestar_tasks_schedules (queue, due) WHERE due IS NOT NULL;
+
+-- One row for each worker process and queue: which release it is of, and until when it counts as alive.
+CREATE TABLE litestar_tasks_releases (
+    queue text NOT NULL,
+    holder text NOT NULL,
+    digest text NOT NULL,                 -- of what the release declares
+    first_seen timestamptz NOT NULL,      -- the release
+    expires timestamptz NOT NULL,
+    PRIMARY KEY (queue, holder)
+) WITH (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 200);
 """,
     ),
 )

@@ -38,13 +38,13 @@ _LET_GO: Final = "owner = NULL, token = NULL, started = NULL, worker = NULL"
 
 # ---------------------------------------------------------------------------------------------------- the producer
 
-_COLUMNS: Final = "key, job, priority, group_key, scheduled, max_losses, attempts, task, tag"
+_COLUMNS: Final = "key, job, priority, group_key, scheduled, max_losses, attempts, task, tag, follows"
 _STORE: Final = f"""
 ON CONFLICT (queue, key) DO UPDATE SET
     job = excluded.job, status = 'queued', priority = excluded.priority, group_key = excluded.group_key,
     scheduled = excluded.scheduled, expire_at = NULL, position = excluded.position, task = excluded.task,
-    tag = excluded.tag, attempts = excluded.attempts, enqueued = now(), {_LET_GO}, losses = 0,
-    max_losses = excluded.max_losses, abort = NULL, ended = NULL, quarantined = false
+    tag = excluded.tag, follows = excluded.follows, attempts = excluded.attempts, enqueued = now(), {_LET_GO},
+    losses = 0, lock = NULL, max_losses = excluded.max_losses, abort = NULL, ended = NULL, quarantined = false
 WHERE {JOBS}.status NOT IN ('queued', 'active') AND (NOT %(once)s OR {JOBS}.expire_at <= now())
 """
 
@@ -52,34 +52,77 @@ ENQUEUE_ONE: Final = f"""
 INSERT INTO {JOBS} (queue, status, {_COLUMNS}) VALUES (
     %(queue)s, 'queued', %(key)s, %(job)b, %(priority)s, %(group_key)s,
     CASE WHEN %(due)s::float8 > extract(epoch FROM now()) THEN to_timestamp(%(due)s::float8) END,
-    %(max_losses)s, %(attempts)s, %(task)s, %(tag)s)
+    %(max_losses)s, %(attempts)s, %(task)s, %(tag)s, %(follows)s)
 {_STORE} RETURNING 1
 """
 
 ENQUEUE_MANY: Final = f"""
 INSERT INTO {JOBS} (queue, status, {_COLUMNS})
 SELECT %(queue)s, 'queued', key, job, priority, group_key,
-    CASE WHEN due > extract(epoch FROM now()) THEN to_timestamp(due) END, max_losses, attempts, task, tag
+    CASE WHEN due > extract(epoch FROM now()) THEN to_timestamp(due) END, max_losses, attempts, task, tag, follows
 FROM unnest(%(keys)s::text[], %(jobs)b::bytea[], %(priorities)s::int[], %(group_keys)s::text[], %(dues)s::float8[],
-    %(max_losses)s::int[], %(attempts)s::int[], %(tasks)s::text[], %(tags)s::text[]) WITH ORDINALITY
-    AS new (key, job, priority, group_key, due, max_losses, attempts, task, tag, number)
+    %(max_losses)s::int[], %(attempts)s::int[], %(tasks)s::text[], %(tags)s::text[], %(follows)s::bool[])
+    WITH ORDINALITY AS new (key, job, priority, group_key, due, max_losses, attempts, task, tag, follows, number)
 ORDER BY number
 {_STORE} RETURNING key
 """
 
+LOCK_OUT: Final = "SELECT pg_advisory_xact_lock(number) FROM unnest(%(numbers)s::bigint[]) AS number"
+
+STANDING: Final = f"""
+SELECT key FROM {JOBS} WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[])
+    AND (status IN ('queued', 'active') OR (%(once)s AND {_KEPT}))
+"""
+
+HOLDERS: Final = f"""
+SELECT lock, key, extract(epoch FROM put_off_until)::float8 FROM {JOBS}
+WHERE queue = %(queue)s AND lock = ANY (%(locks)s::text[]) AND status IN ('queued', 'active')
+"""
+
+OPEN_WINDOWS: Final = """
+SELECT lock, key FROM litestar_tasks_windows
+WHERE queue = %(queue)s AND lock = ANY (%(locks)s::text[]) AND expires > now()
+"""
+
+BIND: Final = f"""
+UPDATE {JOBS} AS job SET lock = new.lock, lock_until_start = new.until_start,
+    put_off_until = to_timestamp(new.deadline)
+FROM unnest(%(keys)s::text[], %(locks)s::text[], %(until_starts)s::bool[], %(deadlines)s::float8[])
+    AS new (key, lock, until_start, deadline)
+WHERE job.queue = %(queue)s AND job.key = new.key
+"""
+
+WINDOWS: Final = """
+INSERT INTO litestar_tasks_windows (queue, lock, key, expires)
+SELECT %(queue)s, lock, key, now() + seconds * interval '1 second'
+FROM unnest(%(locks)s::text[], %(keys)s::text[], %(windows)s::float8[]) AS new (lock, key, seconds)
+ON CONFLICT (queue, lock) DO UPDATE SET key = excluded.key, expires = excluded.expires
+"""
+
+REPLACE: Final = f"""
+UPDATE {JOBS} SET job = %(job)b, priority = %(priority)s, group_key = %(group_key)s, max_losses = %(max_losses)s,
+    tag = %(tag)s, follows = %(follows)s, scheduled = CASE WHEN %(due)s::float8 > extract(epoch FROM now())
+        THEN to_timestamp(%(due)s::float8) END
+WHERE queue = %(queue)s AND key = %(key)s AND status = 'queued'
+"""
+
 # The same for rows of an outbox in another database, each of which is heeded once.
+HEED: Final = """
+INSERT INTO litestar_tasks_seen (queue, outbox_row, expire_at)
+SELECT %(queue)s, unnest(%(rows)s::text[]), now() + interval '7 days'
+ON CONFLICT DO NOTHING RETURNING outbox_row
+"""
+
 DELIVER_MANY: Final = f"""
-WITH fresh AS (
-    INSERT INTO litestar_tasks_seen (queue, outbox_row, expire_at)
-    SELECT %(queue)s, unnest(%(rows)s::text[]), now() + interval '7 days'
-    ON CONFLICT DO NOTHING RETURNING outbox_row
-)
+WITH fresh AS ({HEED})
 INSERT INTO {JOBS} (queue, status, {_COLUMNS})
 SELECT %(queue)s, 'queued', key, job, priority, group_key,
-    CASE WHEN due > extract(epoch FROM now()) THEN to_timestamp(due) END, max_losses, attempts, task, tag
+    CASE WHEN due > extract(epoch FROM now()) THEN to_timestamp(due) END, max_losses, attempts, task, tag, follows
 FROM unnest(%(keys)s::text[], %(jobs)b::bytea[], %(priorities)s::int[], %(group_keys)s::text[], %(dues)s::float8[],
-    %(max_losses)s::int[], %(attempts)s::int[], %(tasks)s::text[], %(tags)s::text[], %(rows)s::text[]) WITH ORDINALITY
-    AS new (key, job, priority, group_key, due, max_losses, attempts, task, tag, outbox_row, number)
+    %(max_losses)s::int[], %(attempts)s::int[], %(tasks)s::text[], %(tags)s::text[], %(follows)s::bool[],
+    %(rows)s::text[])
+    WITH ORDINALITY AS new (key, job, priority, group_key, due, max_losses, attempts, task, tag, follows, outbox_row,
+    number)
 WHERE outbox_row IN (SELECT outbox_row FROM fresh) ORDER BY number
 {_STORE} RETURNING key
 """
@@ -125,7 +168,7 @@ UPDATE {JOBS} SET
     expire_at = CASE status WHEN 'queued' THEN now() + %(failed_ttl)s * interval '1 second' END,
     abort = CASE status WHEN 'active' THEN %(reason)s END
 WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[]) AND status = ANY (%(statuses)s::text[])
-RETURNING key, status, owner
+RETURNING key, status, owner, follows
 """
 
 PATCH: Final = f"""
@@ -167,12 +210,14 @@ WHERE queue = %(queue)s AND owner = %(owner)s AND abort IS NOT NULL AND status =
 """
 
 # Jobs that are due go to the tail of the ready ones.
+# One at a time: of two, one could make later jobs ready, and claim them, before the other has made earlier ones ready.
 PROMOTE: Final = f"""
 WITH due AS MATERIALIZED (
     SELECT key, {_TAIL} AS place FROM (
-        SELECT key FROM {JOBS}
-        WHERE queue = %(queue)s AND status = 'queued' AND scheduled IS NOT NULL AND scheduled <= now()
-        ORDER BY scheduled, position LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+        SELECT key FROM {JOBS} AS job,
+            (SELECT pg_try_advisory_xact_lock(hashtextextended('litestar_tasks_due:' || %(queue)s, 0)) AS mine) AS turn
+        WHERE mine AND queue = %(queue)s AND status = 'queued' AND scheduled IS NOT NULL AND scheduled <= now()
+        ORDER BY scheduled, position LIMIT %(limit)s FOR UPDATE OF job SKIP LOCKED
     ) AS found
 )
 UPDATE {JOBS} AS job SET scheduled = NULL, position = due.place FROM due
@@ -196,13 +241,18 @@ WITH picked AS MATERIALIZED (
     ORDER BY priority, position LIMIT %(want)s FOR UPDATE SKIP LOCKED
 ), chosen AS MATERIALIZED (
     SELECT key, nextval('litestar_tasks_tokens') AS token FROM (
-        SELECT key, group_key, row_number() OVER (PARTITION BY group_key ORDER BY priority, position) AS nth,
+        SELECT key, group_key, priority, position,
+            row_number() OVER (PARTITION BY group_key ORDER BY priority, position) AS nth,
             row_number() OVER (ORDER BY priority, position) AS turn
         FROM picked ORDER BY turn
-    ) AS ordered WHERE group_key IS NULL OR nth = 1
+    ) AS ordered WHERE group_key IS NULL OR (nth = 1 AND NOT EXISTS (
+        SELECT FROM {JOBS} AS earlier
+        WHERE earlier.queue = %(queue)s AND earlier.group_key = ordered.group_key AND earlier.status = 'queued'
+            AND earlier.scheduled IS NULL
+            AND (earlier.priority, earlier.position) < (ordered.priority, ordered.position)))
 ), claimed AS (
     UPDATE {JOBS} AS job SET status = 'active', owner = %(owner)s, token = chosen.token, started = now(),
-        worker = %(worker)s
+        worker = %(worker)s, lock = CASE WHEN job.lock_until_start THEN NULL ELSE job.lock END
     FROM chosen WHERE job.queue = %(queue)s AND job.key = chosen.key
     RETURNING job.token, job.key, job.job
 )
@@ -333,6 +383,16 @@ FROM lost WHERE job.queue = %(queue)s AND job.key = lost.key
 RETURNING job.status, job.key, job.token, CASE job.status WHEN 'active' THEN job.job END
 """
 
+# ---------------------------------------------------------------------------------------------------- follow-ups
+
+# What the trigger of the jobs' table has written. Whoever comes at the same time takes others.
+OWED: Final = """
+SELECT number, job FROM litestar_tasks_owed WHERE queue = %(queue)s
+ORDER BY number LIMIT %(limit)s FOR UPDATE SKIP LOCKED
+"""
+PAID: Final = "DELETE FROM litestar_tasks_owed WHERE number = ANY (%(numbers)s::bigint[])"
+OWES: Final = "SELECT EXISTS (SELECT FROM litestar_tasks_owed WHERE queue = %(queue)s)"
+
 # ---------------------------------------------------------------------------------------------------- old records
 
 SWEEP_TURN: Final = """
@@ -361,6 +421,12 @@ DELETE FROM {JOBS} WHERE queue = %(queue)s AND key IN (
         AND (ended, position) <= (%(ended)s, %(position)s)
     ORDER BY ended, position LIMIT %(limit)s FOR UPDATE SKIP LOCKED
 ) RETURNING 1
+"""
+
+CLOSED_WINDOWS: Final = """
+DELETE FROM litestar_tasks_windows WHERE queue = %(queue)s AND lock IN (
+    SELECT lock FROM litestar_tasks_windows WHERE queue = %(queue)s AND expires <= now() LIMIT %(limit)s
+) AND expires <= now() RETURNING 1
 """
 
 FORGET_WORKERS: Final = "DELETE FROM litestar_tasks_workers WHERE expire_at <= now()"
@@ -412,11 +478,14 @@ SELECT
 # Their documents were read before; one whose row has changed since is left.
 RERUN: Final = f"""
 UPDATE {JOBS} AS job SET job = new.job, status = 'queued', position = {_TAIL}, attempts = 0, losses = 0,
-    scheduled = NULL, enqueued = now(), ended = NULL, expire_at = NULL, quarantined = false
-FROM unnest(%(keys)s::text[], %(statuses)s::text[], %(positions)s::bigint[], %(jobs)b::bytea[])
-    AS new (key, status, position, job)
+    scheduled = NULL, enqueued = now(), ended = NULL, expire_at = NULL, quarantined = false,
+    lock = new.lock, put_off_until = NULL
+FROM unnest(%(keys)s::text[], %(statuses)s::text[], %(positions)s::bigint[], %(jobs)b::bytea[], %(locks)s::text[])
+    AS new (key, status, position, job, lock)
 WHERE job.queue = %(queue)s AND job.key = new.key AND job.status = new.status AND job.position = new.position
     AND job.status NOT IN ('queued', 'active')
+    AND NOT EXISTS (SELECT FROM {JOBS} AS holder
+        WHERE holder.queue = %(queue)s AND holder.lock = new.lock AND holder.status IN ('queued', 'active'))
 RETURNING job.key
 """
 

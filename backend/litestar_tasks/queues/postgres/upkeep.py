@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import time
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,6 +12,7 @@ from litestar_tasks.queues.postgres.connection import Connection, execute
 from litestar_tasks.queues.postgres.statements import (
     BEAT,
     BOUNDARY,
+    CLOSED_WINDOWS,
     ENDED,
     EXPIRED,
     EXTEND,
@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.postgres.listener import Announcer
 
 __all__ = ("Upkeep",)
-
-logger = logging.getLogger("litestar_tasks.queues")
 
 _TAKEN: Final = 200
 _IDLE: Final = 30.0
@@ -170,6 +168,7 @@ class Upkeep(Patrol):
             self._consumer.has_ended = busy  # another one does; whether it saw what ended here is not known
             return
         await self._remove(EXPIRED, {})
+        await self._remove(CLOSED_WINDOWS, {})
         for status, keep in (
             ("complete", self._terms.limits.complete),
             ("failed", self._terms.limits.others),

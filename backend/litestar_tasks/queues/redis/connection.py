@@ -213,7 +213,7 @@ class Link:
                     sent = True
                     await connection.send_packed_command(b"".join(map(_pack, commands)), check_health=False)
                 if before is not None and not before.done():
-                    await asyncio.wait((before,))
+                    await before  # which is waited for here alone
                 if epoch != self._epoch:
                     raise RedisConnectionError("the connection was given up while a command was under way")
                 if last is None:
@@ -240,7 +240,7 @@ class Link:
             await self._drop()
             raise
         finally:
-            if read is not None:
+            if read is not None and not read.done():  # else whoever waited for it was cancelled
                 read.set_result(None)
 
     async def _answer(self) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import uuid
 from collections.abc import Collection, Iterable
 from functools import partial
@@ -24,6 +23,7 @@ from litestar_tasks.queues.redis.lease import LeaseThread
 from litestar_tasks.queues.redis.lua import LIMIT, Script
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.recovery import Recovery
+from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.redis.waiters import Announcements
 
 __all__ = ("Consumer",)
-
-logger = logging.getLogger("litestar_tasks.queues")
 
 _REGISTER: Final = Script("register")
 _RELEASE: Final = Script("release")
@@ -52,6 +50,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         terms: The lease, and what is kept.
         worker_id: The worker's name in records.
         hooks: How the worker is called back.
+        relay: Enqueues what follows jobs that have ended.
     """
 
     _server = "Redis"
@@ -68,11 +67,13 @@ class Consumer(Hold[Operation, LeaseThread]):
         terms: Terms,
         worker_id: str,
         hooks: WorkerHooks,
+        relay: Relay,
     ) -> None:
-        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks)
+        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks, relay=relay)
         self._layout = layout
         self._endpoint = endpoint
         self._announcements = announcements
+        self._worker = records.to_json(worker_id)
         self._incarnation: Incarnation | None = None
         self._retiring: list[Incarnation] = []
         self._registering = asyncio.Lock()
@@ -81,7 +82,7 @@ class Consumer(Hold[Operation, LeaseThread]):
             layout,
             outage,
             terms.limits,
-            worker=records.to_json(worker_id),
+            worker=self._worker,
             lease=terms.lease,
             incarnation=self._current,
             accept=self._accept,
@@ -112,6 +113,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         self._lease.start()
         self._cycles.start()
         self._recovery.start()
+        self._relay.start()
         self._announcements.add(self._layout.key("ctl"), self._command)
 
     # Claims
@@ -147,7 +149,10 @@ class Consumer(Hold[Operation, LeaseThread]):
             document = records.encode(job, status=Status.QUEUED, **UNSTARTED)
             number = max(0, int(delay * 1000))
         else:
-            document = records.encode(job)
+            if settlement is Settlement.COMPLETE and job.untouched and job.document:
+                document = records.completed(job, job.document, self._worker)
+            else:
+                document = records.encode(job)
             number = record_ttl(job, settlement, self._terms.limits.failed_ttl)
         return Operation(
             settlement.value,
@@ -285,6 +290,8 @@ class Consumer(Hold[Operation, LeaseThread]):
             self._request_abort(int(token), reason)
         elif verb in (b"pause", b"resume"):
             self._cycles.pause(verb == b"pause")
+        elif verb == b"owed":
+            self._relay.tell()
 
     def _request_abort(self, token: int, reason: bytes) -> None:
         job = self._claims.get(token)
@@ -306,6 +313,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         self._announcements.remove(self._layout.key("ctl"), self._command)
         await self._recovery.close()
         sent = await self._cycles.close(CLOSING)
+        await self._relay.close()
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=1)
         kept = {token for token, job in self._claims.items() if job.key in keep}

@@ -41,6 +41,8 @@ _NAP: Final = 1.0
 """Longest blocking read in seconds; ``SLEEP`` in ``common.lua``."""
 _PATIENCE: Final = 1.5
 """Seconds after which a claim answers, whatever happens."""
+_UNCLAIMED: Final = 0.25
+"""Seconds after which who has not asked for jobs again will not: what was claimed for it goes back."""
 _SMALL: Final = 8
 """So much goes into one call even where two could share it."""
 _RENEW: Final = 1.0
@@ -144,9 +146,11 @@ class Cycles:
         self._buffer: list[ClaimedJob] = []
         self._flights: list[_Flight] = []
         self._doubtful: list[tuple[int, int]] = []
-        self._ahead = False
-        """Whether the places that the next settled jobs free may be filled by the same call, ahead of the request for
-        them. Once for each request, so that who has stopped asking is given no more."""
+        self._ahead = 0
+        """How many places that settled jobs free may be filled by the same call, ahead of the request for them: as many
+        as jobs were handed out to who asks again."""
+        self._asked = -math.inf
+        """When that was. Who has not asked for a while may have stopped, and is given no more."""
         self._capacity = 0
         self._dry = False
         self._paused = False
@@ -180,17 +184,18 @@ class Cycles:
             BrokerError: The server is away.
         """
         loop = asyncio.get_running_loop()
-        self._capacity = max(self._capacity, limit + held)
-        self._ahead = ahead
-        if self._buffer:
-            return self._take_buffer(limit)
+        self._capacity = max(self._capacity, limit + held - len(self._buffer))
+        if self._buffer and (limit > 0 or not exact):
+            # To a caller who has no room yet, what was claimed for the room that settled jobs are just giving back.
+            return self._hand_out(self._take_buffer(limit if limit > 0 else len(self._buffer)), ahead)
         request = _Request(limit, exact, loop.create_future())
         self._requests.append(request)
         timer = loop.call_later(_PATIENCE, self._expire, request)
         self._look()
         try:
-            return await request.future
+            return self._hand_out(await request.future, ahead)
         except asyncio.CancelledError:
+            self._ahead = 0
             if request.future.done() and not request.future.cancelled() and not request.future.exception():
                 self._keep(request.future.result())
             raise
@@ -333,9 +338,9 @@ class Cycles:
             grows = any(not request.exact for request in self._requests)
             want = max(0, min(batch, self._room() + (vacated if grows else 0)))
             vacated = vacated if grows else 0
-        elif self._ahead and vacated and not self._dry and not self._paused and not self._closing:
-            self._ahead = False
-            want = max(0, min(batch, vacated + self._room()))
+        elif self._asks_again() and not self._dry and not self._paused and not self._closing:
+            want = min(vacated, self._ahead)
+            self._ahead -= want
         flight = _Flight(operations, want, incarnation.take(want), max(0, want - vacated), self._woken, self._said)
         self._woken = False
         self._flights.append(flight)
@@ -368,7 +373,9 @@ class Cycles:
         return await _CYCLE.run(link, self._layout.incomplete, args)
 
     def _landed(self, incarnation: Incarnation, flight: _Flight, answer: Any) -> None:
-        state, now, wait, orphans, refused, lengths, data = answer
+        numbers, data = answer
+        state, now, wait, orphans, count, *rest = map(int, numbers.split())
+        refused, lengths = rest[:count], rest[count:]
         self._flights.remove(flight)
         if (grower := next((request for request in self._requests if not request.exact), None)) is not None:
             grower.limit += sum(operation.vacates for operation in flight.operations)
@@ -439,7 +446,15 @@ class Cycles:
         self._buffer += jobs
         if self._buffer and not self._requests and self._return_timer is None:
             loop = asyncio.get_running_loop()
-            self._return_timer = loop.call_later(0.25, self._return_buffer)
+            self._return_timer = loop.call_later(_UNCLAIMED, self._return_buffer)
+
+    def _hand_out(self, jobs: list[ClaimedJob], ahead: bool) -> list[ClaimedJob]:
+        self._ahead = min(self._capacity, self._ahead + len(jobs)) if ahead else 0
+        self._asked = time.monotonic()
+        return jobs
+
+    def _asks_again(self) -> bool:
+        return self._ahead > 0 and time.monotonic() - self._asked < _UNCLAIMED
 
     def _take_buffer(self, count: int) -> list[ClaimedJob]:
         taken, self._buffer = self._buffer[:count], self._buffer[count:]
@@ -547,11 +562,11 @@ def _resolve(future: asyncio.Future[list[ClaimedJob]], jobs: list[ClaimedJob]) -
         future.set_result(jobs)
 
 
-def unpack(now: int, first: int, lengths: bytes, data: bytes) -> Claims:
-    """Claims out of an answer of two parts; see `packed` in ``common.lua``."""
+def unpack(now: int, first: int, lengths: Iterable[int], data: bytes) -> Claims:
+    """Claims out of their lengths and bytes; see `packed` in ``common.lua``."""
     claims = Claims(now)
     start = 0
-    sizes = iter(map(int, lengths.split()))
+    sizes = iter(lengths)
     for token, (size, document_size) in enumerate(zip(sizes, sizes, strict=True), first):
         middle = start + size
         end = middle + document_size

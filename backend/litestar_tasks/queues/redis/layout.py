@@ -7,6 +7,9 @@
 ``saq:<name>:queued:<p>``       list     the lane of another priority; ``lanes`` is the zset of those in use
 ``saq:<name>:prio``             hash     id to priority, where it is not 0
 ``saq:<name>:max_losses``       hash     id to the losses that fail it, where it is not the queue's number
+``saq:<name>:follows``          hash     id to 1, of jobs that others follow when they have ended
+``saq:<name>:owed``             hash     records of such jobs that have ended, until what follows is enqueued, each
+                                         under a number that ``owing`` counts
 ``saq:<name>:inbox:<inc>``      list     what a worker was woken for and has not claimed yet
 ``saq:<name>:leases``           zset     ``<inc>:<uuid>`` to the moment (ms) at which the worker counts as lost
 ``saq:<name>:workers``          hash     ``<inc>:<uuid>`` to the worker's id
@@ -18,12 +21,23 @@
 ``saq:<name>:pulse``            string   when somebody last renewed; ``guard`` exists while nobody is recovered
 ``saq:<name>:aborts``           hash     id to reason (JSON), of running jobs that are to be aborted
 ``saq:<name>:losses``           hash     id to the number of workers that were lost with it
+``saq:<name>:locks``            hash     lock to its holder: see ``common.lua``, also for the next five
+``saq:<name>:window:<lock>``    string   the job that stands for all that are alike until the string expires
+``saq:<name>:bonds``            hash     id to the lock that it holds and the group that it is in, if any
+``saq:<name>:turns``            hash     group to the one of its jobs that runs, or is next
+``saq:<name>:parked``           zset     queued jobs that wait for others of their groups; of one group in
+                                         ``group:<group>``
+``saq:<name>:parkings``         int      how many jobs were set aside so far
 ``saq:<name>:complete``         zset     finished jobs by the moment (ms) of their end; likewise ``failed``,
                                          ``aborted`` and ``quarantined`` (which is also in ``failed``)
 ``saq:<name>:retrying``         zset     of the jobs that wait until a moment, those that have failed before
 ``saq:<name>:paused``           string   who paused the queue and when (JSON); exists while nothing is claimed
 ``saq:<name>:m:<minute>``       hash     ``<task>:<counter>`` to a number, for a day: see ``tallies.py``
 ``saq:<name>:seen:<row>``       string   exists for a row of an outbox that has become a job, for a week
+``saq:<name>:sched:spec``       hash     id to document of each schedule; ``sched:next`` is the zset of the moments
+                                         (ms) at which they are due
+``saq:<name>:sched:releases``   hash     what a release declares (a digest) to the moment at which it was first seen
+``saq:<name>:sched:live``       zset     workers and their releases by the moment until which they count as alive
 ``saq:<name>:written``          string   written behind jobs that are to be on disk or on replicas; means nothing
 ``saq:<name>:ctl``              channel  tells workers what to do at once
 ==============================  =======  ===========================================================================

@@ -25,13 +25,15 @@ class Script:
 
     Args:
         name: Its file's name without the ending.
+        calling: Another script, which it calls as a function of that name with a table of arguments. Defaults to none.
     """
 
     __slots__ = ("digest", "name", "source")
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, *, calling: str | None = None) -> None:
         self.name = name
-        self.source = f"{_COMMON}\n{_FILES.joinpath(f'{name}.lua').read_text('utf-8')}"
+        called = f"local function {calling}(ARGV)\n{_text_of(calling)}\nend\n" if calling is not None else ""
+        self.source = f"{_COMMON}\n{called}{_text_of(name)}"
         self.digest = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     def __repr__(self) -> str:
@@ -49,6 +51,10 @@ class Script:
             return await link.call(("EVALSHA", self.digest, 1, key, *args), timeout)
         except NoScriptError:
             return await link.call(("EVAL", self.source, 1, key, *args), timeout)
+
+
+def _text_of(name: str) -> str:
+    return _FILES.joinpath(f"{name}.lua").read_text("utf-8")
 
 
 def is_rejection(error: BaseException) -> bool:

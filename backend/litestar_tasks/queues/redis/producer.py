@@ -14,6 +14,8 @@ from saq.job import Job
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.job import Submission
 from litestar_tasks.queues import records
+from litestar_tasks.queues.following import has_follow_ups
+from litestar_tasks.queues.locks import lock_anew, lock_of
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.redis.batching import Batcher
 from litestar_tasks.queues.redis.connection import never_sent
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.redis.durability import Guarantee
     from litestar_tasks.queues.redis.layout import Layout
 
-__all__ = ("Producer", "max_losses_of")
+__all__ = ("Producer", "max_losses_of", "terms_of")
 
 _ENQUEUE: Final = Script("enqueue")
 _PAUSE: Final = 0.05
@@ -45,7 +47,10 @@ class _Entry:
     document: bytes
     moment: int
     max_losses: int
+    follows: int
     mode: str
+    terms: str = ""
+    """Which lock it takes, and which group it is in, as the script reads it; empty for most."""
     flying: bool = False
     """Whether a round trip that it is part of is under way."""
     sent: bool = False
@@ -138,6 +143,25 @@ class Producer:
                 await self._confirm_bulk(self._guarantee, epoch, self._layout.job_id(jobs[0][0].key))
         return submissions
 
+    def arguments(self, job: Job) -> list[bytes | str | float]:
+        """A new job as ``enqueue.lua`` takes it, without the prefix."""
+        return self._arguments([self._entry(job, once=False)])[1:]
+
+    async def store_again(self, job: Job) -> None:
+        """Store a job that may have been stored by an earlier call, also by another process, and may have run since."""
+        entry = self._entry(job, once=False)
+        entry.repeat()
+        await self._insist(entry, self._batcher.ask)
+
+    async def store_owed(self, owed: bytes, jobs: Sequence[Job]) -> None:
+        """Store what follows a job that has ended, in one step with the end of its being owed; see ``enqueue.lua``.
+
+        Raises:
+            RedisError: It is unknown whether it was done; it is safe to ask again.
+        """
+        args = self._arguments([self._entry(job, once=False) for job in jobs], owed)
+        await _ENQUEUE.run(self._bulk, self._layout.incomplete, args, self._deadline)
+
     async def close(self) -> None:
         """Close the connections."""
         await self._batcher.close()
@@ -154,7 +178,9 @@ class Producer:
             document=records.encode(job),
             moment=int(job.scheduled * 1000) if job.scheduled > 0 else 0,
             max_losses=max_losses_of(job),
+            follows=int(has_follow_ups(job)),
             mode="once" if once else "new",
+            terms=terms_of(job),
         )
         if earlier is not None:
             entry.repeat()
@@ -217,7 +243,7 @@ class Producer:
         args = self._arguments(entries)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.
-            return await _ENQUEUE.run(link, self._layout.incomplete, args, self._deadline / 2)
+            answer = await _ENQUEUE.run(link, self._layout.incomplete, args, self._deadline / 2)
         except ResponseError:
             for entry in entries:
                 entry.flying = False  # refused, with nothing stored
@@ -226,9 +252,10 @@ class Producer:
             for entry in entries:
                 entry.flying, entry.sent = False, entry.sent or not never_sent(error)
             raise
+        return _each(answer, entries)
 
-    def _arguments(self, entries: Sequence[_Entry]) -> list[bytes | str | float]:
-        args: list[bytes | str | float] = [self._layout.prefix]
+    def _arguments(self, entries: Sequence[_Entry], owed: bytes = b"") -> list[bytes | str | float]:
+        args: list[bytes | str | float] = [self._layout.prefix, owed]
         for entry in entries:
             entry.flying = True
             args += (
@@ -237,7 +264,8 @@ class Producer:
                 entry.moment,
                 entry.job.priority,
                 entry.max_losses,
-                entry.mode,
+                entry.follows,
+                f"{entry.mode} {entry.terms}" if entry.terms else entry.mode,
             )
         return args
 
@@ -277,7 +305,7 @@ class Producer:
         if refusals:
             raise refusals[0]
         guarantee.judge(written if isinstance(written, ResponseError) else waited)
-        return [one for answer in answers for one in answer]
+        return [one for part, answer in zip(parts, answers, strict=True) for one in _each(answer, part)]
 
     async def _begin_bulk(self, guarantee: Guarantee) -> int:
         """See that the connection lives, and return its epoch."""
@@ -307,9 +335,14 @@ class Producer:
             reason = reason_of(error) if isinstance(error, RedisError) else str(error)
             raise QueueUnavailableError(self._label, reason, job_id=job_id, maybe_enqueued=True) from error
 
-    def _submission(self, entry: _Entry, answer: bytes | int) -> Submission:
+    def _submission(self, entry: _Entry, answer: bytes | int | list[bytes]) -> Submission:
         if isinstance(answer, int):
             return Submission(entry.job)
+        if isinstance(answer, list):
+            job_id, answer = answer
+            key = self._layout.job_key(job_id.decode())
+            if key != entry.job.key:
+                return Submission(self._stored(entry.job, key, answer), deduplicated=True)
         try:
             stored = records.restore(Job, entry.job.get_queue(), answer)
         except records.UndecodableError:
@@ -320,6 +353,14 @@ class Producer:
             entry.job.kwargs,
         )
         return Submission(entry.job if ours else stored, deduplicated=not ours)
+
+    def _stored(self, wanted: Job, key: str, document: bytes) -> Job:
+        """The job that stands for another one; no more than its key where its record is gone, or can't be read."""
+        queue = wanted.get_queue()
+        try:
+            return records.restore(Job, queue, document, key=key)
+        except records.UndecodableError:
+            return Job(function=wanted.function, queue=queue, key=key)
 
     def _unavailable(self, entries: Sequence[_Entry], reason: str) -> QueueUnavailableError:
         doubtful = [entry for entry in entries if entry.sent or entry.flying]
@@ -333,8 +374,27 @@ class Producer:
         )
 
 
+def _each(answer: Any, entries: Sequence[_Entry]) -> Sequence[Any]:
+    """What the script answers for each job; it says no more than 1 where all are stored."""
+    return [1] * len(entries) if answer == 1 else answer
+
+
 def max_losses_of(job: Job) -> int:
     """With the loss of how many workers a job is failed; 0 where the queue decides."""
     if not (meta := job.meta):
         return 0
     return 1 if meta.get("at_most_once") else meta.get("max_losses", 0)
+
+
+def terms_of(job: Job, *, anew: bool = False) -> str:
+    """The lock that a job takes and the group that it is in, as the scripts read them; empty where it has neither.
+
+    Args:
+        job: The job.
+        anew: Whether it has ended, and is to be run again; see ``lock_anew``. Defaults to False.
+    """
+    lock, group = lock_anew(job) if anew else lock_of(job), job.group_key or ""
+    if lock is None:
+        return f"- 0 0 {group}" if group else ""
+    letter = "d" if lock.debounce else {"finished": "f", "started": "s", "enqueued": "-"}[lock.until]
+    return f"{letter}{lock.name} {round(lock.window * 1000)} {round(lock.deadline * 1000)} {group}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -32,7 +33,9 @@ from litestar_tasks.queues.redis.operations import RedisOperations
 from litestar_tasks.queues.redis.producer import Producer
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
+from litestar_tasks.queues.redis.schedules import RedisSchedules
 from litestar_tasks.queues.redis.waiters import Announcements
+from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.retention import FAILED_TTL
 from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
 
@@ -48,6 +51,8 @@ _PATCH: Final = Script("patch")
 _PAGE: Final = 100
 _FORGET: Final = 3600
 """Seconds for which a row of an outbox that is gone is still heeded."""
+_DELIVERED: Final = 10
+"""Jobs that are read together to enqueue their follow-ups: each comes with its result."""
 _OLDEST_SERVER: Final = (6, 2)
 
 
@@ -136,6 +141,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         self._announcements = Announcements(self._endpoint, self._outage)
         self._operator = RedisOperations(self, label, self._endpoint, self._layout, self._terms.limits)
         self._operations = self._operator
+        self.schedules = RedisSchedules(label, self._endpoint, self._layout, self._producer.arguments)
         self._consumer: Consumer | None = None
         self._opening = asyncio.Lock()
 
@@ -197,6 +203,38 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
             pipeline.expire(self._layout.key(f"seen:{row}"), _FORGET)
         with self._answering():
             await pipeline.execute()
+
+    # What follows jobs that have ended
+
+    async def owes(self) -> bool:
+        """See ``TaskQueue.owes``."""
+        with self._answering():
+            return bool(await self._command("EXISTS", self._layout.key("owed")))
+
+    async def _pay(self) -> bool:
+        """Enqueue some of what is owed.
+
+        What goes to another queue, whose keys may be on another node, is stored there first. Should this process die
+        before the rest, whoever comes after it stores it again, which the queue there recognizes.
+        """
+        owed = self._layout.key("owed")
+        with self._answering():
+            # Any of them, so that workers who look at the same time find different ones.
+            numbers = await self._command("HRANDFIELD", owed, _DELIVERED)
+            documents = await self._command("HMGET", owed, *numbers) if numbers else []
+            for number, document in zip(numbers, documents, strict=True):
+                if document is None:
+                    continue  # another one was faster
+                try:
+                    following = self.follow_ups_of(records.restore(Job, self, document))
+                except Exception as error:  # whatever a foreign record holds, the others are not to wait for it
+                    logger.error("queue %r: what follows a job cannot be read, and is given up: %s", self.name, error)
+                    following = []
+                for queue, job in following:
+                    if queue is not self:
+                        await cast("RedisQueue", queue)._producer.store_again(job)
+                await self._producer.store_owed(number, [job for queue, job in following if queue is self])
+        return bool(numbers)
 
     # The reader's side
 
@@ -261,6 +299,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
     async def info(self, jobs: bool = False, offset: int = 0, limit: int = 10) -> QueueInfo:
         """SAQ's summary of the queue; active jobs come first among ``jobs``."""
         info = await super().info(jobs=False)
+        info["workers"] = living(info["workers"])
         due = now() / 1000
         incomplete = self._layout.incomplete
         info["active"] = await self.count("active")
@@ -295,6 +334,13 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
                 if not cursor:
                     break
 
+    async def worker_infos(self) -> dict[str, WorkerInfo]:
+        """See ``TaskQueue.worker_infos``."""
+        keys = await self._command("ZRANGEBYSCORE", self.namespace("stats"), now(), "+inf")
+        texts = await self._command("MGET", *keys) if keys else []
+        found = zip(keys, texts, strict=True)
+        return {key.decode().rpartition(":")[2]: json.loads(text) for key, text in found if text is not None}
+
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Let a worker say of itself what SAQ's tools show; nothing here depends on it."""
         key, moment = self.namespace(f"worker_info:{worker_id}"), now()
@@ -322,6 +368,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
             terms=self._terms,
             worker_id=worker_id,
             hooks=hooks,
+            relay=self._make_relay(self._terms.lease),
         )
 
     async def _claim_one(self) -> list[ClaimedJob]:
@@ -335,6 +382,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         await self._reader.close()
         await self._commands.close()
         await self._operator.close()
+        await self.schedules.close()
         await self.redis.connection_pool.disconnect()
 
     # Details

@@ -98,7 +98,7 @@ class Recovery(Patrol):
         if count:
             self._say_taken(lost.decode(), count, left=bool(left))
         if lengths:
-            self._consumer.fail_lost(unpack(0, first, lengths, data), left=bool(left))
+            self._consumer.fail_lost(unpack(0, first, map(int, lengths.split()), data), left=bool(left))
         return count, bool(more), wait / 1000
 
     async def _look(self, here: Process) -> None:

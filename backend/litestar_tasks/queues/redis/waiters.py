@@ -158,6 +158,8 @@ class Announcements:
         parts: list[bytes] = []
         for command, channel in outbox:
             parts += connection.pack_command(command, channel)
+        if not connection.is_connected:
+            return  # redis-py would connect it again, for nobody: it has been given up since
         try:
             async with asyncio.timeout(_CONFIRM):
                 await connection.send_packed_command(parts, check_health=False)

@@ -58,6 +58,14 @@ local function forget(name, ids)
   if #ids > 0 and call('EXISTS', key) == 1 then call('HDEL', key, unpack(ids)) end
 end
 
+-- The same for several hashes, nearly always none of which is there.
+local function forget_all(names, ids)
+  local keys = {}
+  for k = 1, #names do keys[k] = prefix .. names[k] end
+  if #ids == 0 or call('EXISTS', unpack(keys)) == 0 then return end
+  for _, name in ipairs(names) do forget(name, ids) end
+end
+
 -- These do not wait for another attempt any more. Most jobs never do, and then there is no such set.
 local function leave_retrying(ids)
   local key = prefix .. 'retrying'
@@ -150,10 +158,185 @@ local function mark(id, fields)
   return true
 end
 
+-- What binds a job beside its priority, and is looked at only where some job is bound at all. `bonds` maps its id to a
+-- letter (f: its lock is held until it ends, s: until it starts, d: likewise, and a further call replaces its arguments,
+-- -: it holds none), the lock, a space, and the group of which one runs at a time.
+-- `locks` maps a lock to a deadline (ms; 0: none), a space, and the id of its holder. A lock whose holder has ended is
+-- free, whoever ended it. Of each group `turns` names the job that runs, or is to run next and waits at the head; those
+-- that were set aside meanwhile are in the sets `parked` and `group:<group>`, by priority and then by arrival.
+--
+-- Most scripts need none of this, so it is made when it is first asked for.
+local made
+local function binding()
+  if made then return made end
+  local function bond_of(text)
+    return string.match(text, '^(.)(%x*) (.*)$')
+  end
+
+  local function unlock(lock, id)
+    local holder = call('HGET', prefix .. 'locks', lock)
+    if holder and string.match(holder, '^%d+ (.*)$') == id then call('HDEL', prefix .. 'locks', lock) end
+  end
+
+  local function unpark(id, group)
+    if call('ZREM', prefix .. 'parked', id) == 1 then call('ZREM', prefix .. 'group:' .. group, id) end
+  end
+
+  local function next_of(group)
+    call('HDEL', prefix .. 'turns', group)
+    while true do
+      local next_one = call('ZPOPMIN', prefix .. 'group:' .. group)[1]
+      if not next_one then return end
+      call('ZREM', prefix .. 'parked', next_one)
+      if call('ZSCORE', incomplete, next_one) == '0' then
+        call('HSET', prefix .. 'turns', group, next_one)
+        push('LPUSH', {next_one})
+        return
+      end
+    end
+  end
+
+  -- Make way for the next one of a group, if this job had its turn.
+  local function pass_on(id, group)
+    if call('HGET', prefix .. 'turns', group) == id then next_of(group) end
+  end
+
+  -- Whether a job has the turn of its group; it runs, or waits to run next.
+  local function has_turn(id)
+    local state = call('ZSCORE', incomplete, id)
+    return state and tonumber(state) <= 0
+  end
+
+  -- These wait for a later attempt: others of their groups may run before.
+  local function stand_back(ids, bonds)
+    for k = 1, #ids do
+      local _, _, group = bond_of(bonds[k] or '- ')
+      if group ~= '' then pass_on(ids[k], group) end
+    end
+  end
+
+  -- These have ended, in whatever way.
+  local function unbind(ids, bonds)
+    for k = 1, #ids do
+      if bonds[k] then
+        local letter, lock, group = bond_of(bonds[k])
+        call('HDEL', prefix .. 'bonds', ids[k])
+        if letter ~= '-' then unlock(lock, ids[k]) end
+        if group ~= '' then
+          unpark(ids[k], group)
+          pass_on(ids[k], group)
+        end
+      end
+    end
+  end
+
+  -- Whether a queued job may start now; its lock is given up then, if it was held for so long. If another one of its group
+  -- has the turn, it is set aside until that one passes it on.
+  local function admit(id, bond)
+    local letter, lock, group = bond_of(bond)
+    if group ~= '' then
+      local holder = call('HGET', prefix .. 'turns', group)
+      if holder and holder ~= id and has_turn(holder) then
+        local priority = tonumber(call('HGET', prefix .. 'prio', id) or 0)
+        local place = integer(priority * 4398046511104 + call('INCR', prefix .. 'parkings'))  -- 2^42
+        call('ZADD', prefix .. 'parked', 'NX', place, id)
+        call('ZADD', prefix .. 'group:' .. group, 'NX', place, id)
+        return false
+      end
+      call('HSET', prefix .. 'turns', group, id)
+      unpark(id, group)
+    end
+    if letter == 's' or letter == 'd' then
+      unlock(lock, id)
+      if group == '' then
+        call('HDEL', prefix .. 'bonds', id)
+      else
+        call('HSET', prefix .. 'bonds', id, '- ' .. group)
+      end
+    end
+    return true
+  end
+
+  -- Let groups go on of which nobody has the turn: who had it was taken out by what knows no groups, such as a stock
+  -- tool. Some are looked at in each call.
+  local function mend(now)
+    local parked = prefix .. 'parked'
+    local from = now % call('ZCARD', parked)
+    for _, id in ipairs(call('ZRANGE', parked, math.max(0, from - LIMIT / 2), from + LIMIT / 2)) do
+      local bond = call('ZSCORE', incomplete, id) and call('HGET', prefix .. 'bonds', id)
+      if not bond then
+        call('ZREM', parked, id)
+      elseif call('ZSCORE', parked, id) then
+        local _, _, group = bond_of(bond)
+        local holder = call('HGET', prefix .. 'turns', group)
+        if not holder or not has_turn(holder) then next_of(group) end
+      end
+    end
+  end
+
+  -- The terms of a new job as its producer writes them: letter, lock, window (ms; 0: none), deadline (ms; 0: none), group.
+  local function terms_of(text)
+    local letter, lock, window, deadline, group = string.match(text, '^([fsd-])(%x*) (%d+) (%d+) (.*)$')
+    return letter and {letter = letter, lock = lock, window = tonumber(window), deadline = deadline, group = group}
+  end
+
+  -- The id of the job that stands for all calls of these terms, if there is one.
+  local function holder_of(terms)
+    if terms.window > 0 then
+      local id = call('GET', prefix .. 'window:' .. terms.lock)
+      if id then return id end
+    end
+    if terms.letter == '-' then return nil end
+    local holder = call('HGET', prefix .. 'locks', terms.lock)
+    if not holder then return nil end
+    local deadline, id = string.match(holder, '^(%d+) (.*)$')
+    local state = call('ZSCORE', incomplete, id)
+    if not state or terms.letter == 'd' and tonumber(state) < 0 then return nil end
+    return id, tonumber(deadline)
+  end
+
+  local function bind(id, terms)
+    if terms.letter ~= '-' then call('HSET', prefix .. 'locks', terms.lock, terms.deadline .. ' ' .. id) end
+    if terms.letter ~= '-' or terms.group ~= '' then
+      call('HSET', prefix .. 'bonds', id, terms.letter .. (terms.letter ~= '-' and terms.lock or '') .. ' ' .. terms.group)
+    end
+    if terms.window > 0 then call('SET', prefix .. 'window:' .. terms.lock, id, 'PX', integer(terms.window)) end
+  end
+
+  made = {
+    bond_of = bond_of, unpark = unpark, pass_on = pass_on, stand_back = stand_back, unbind = unbind, admit = admit,
+    mend = mend, terms_of = terms_of, holder_of = holder_of, bind = bind,
+  }
+  return made
+end
+
+-- These have ended, in whatever way.
+local function unbind(ids)
+  local bonds = exceptions('bonds', ids)
+  if bonds then binding().unbind(ids, bonds) end
+end
+
 local QUEUED = '"status":"queued","started":0,"worker_id":null'
 
 local function aborted_fields(now, reason)
   return '"status":"aborted","completed":' .. integer(now) .. ',"error":' .. reason
+end
+
+-- Jobs that have ended owe what is to follow them. It is written down with the end itself, as the record that says so,
+-- which may be dropped or begin a new life before somebody has enqueued what follows.
+local function owe(ids)
+  local follows = exceptions('follows', ids)
+  if not follows then return false end
+  local some = false
+  for k = 1, #ids do
+    local document = follows[k] and call('GET', ids[k])
+    if document then
+      call('HSET', prefix .. 'owed', integer(call('INCR', prefix .. 'owing')), document)
+      some = true
+    end
+  end
+  forget('follows', ids)
+  return some
 end
 
 -- Enter finished jobs into the index of their status, and keep the index within its cap: the records of the oldest
@@ -193,7 +376,9 @@ local function abort_all(ids, reasons, now, ttl, keep)
     end
     call('PUBLISH', ids[k], 'aborted')
   end
-  for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ids) end
+  if owe(ids) then call('PUBLISH', prefix .. 'ctl', 'owed') end
+  forget_all({'aborts', 'losses', 'prio', 'max_losses'}, ids)
+  unbind(ids)
   index('aborted', kept, now, keep)
 end
 

@@ -5,8 +5,9 @@
 --   kind, id, token, document, number.
 -- Number: for retry and snooze the delay in ms; for what ends the job the ttl of its record in seconds (0: for ever,
 --   negative: not in the index).
--- Answer: state, now (ms), ms until the next waiting job is due (-1: none), documents that were missing, the numbers of
---   the refused operations, and the claimed jobs as lengths and bytes of id, document, id, document, ….
+-- Answer: two texts. Numbers: state, now (ms), ms until the next waiting job is due (-1: none), documents that were
+--   missing, how many operations were refused and which, and the lengths of what the second one holds: of each claimed
+--   job its id and document.
 -- State: -1 the lease is gone, 0 nothing was asked, 1 there may be more, 2 paused, 3 the queue is empty.
 
 local HEADER, STRIDE = 9, 5
@@ -20,6 +21,12 @@ if not (inc and want and first and lease and keep and keep_failed and abort_ttl)
 end
 local ENDS = {complete = 'complete', failed = 'failed', aborted = 'aborted', quarantined = 'failed'}
 local BACK = {retry = true, snooze = true, hand_back = true}
+
+-- Whether a state is that of a claim. They are nearly always spelled alike, which is found out faster.
+local function is_held(state, token)
+  return state and (state == '-' .. token or tonumber(state) == -tonumber(token))
+end
+
 local ids = {}
 for k = 1, count do
   local at = HEADER + 1 + (k - 1) * STRIDE
@@ -40,11 +47,11 @@ if count > 0 then
   local aborts = exceptions('aborts', ids)
   local ended, by_status = {}, {complete = {}, failed = {}, aborted = {}, quarantined = {}}
   local head, tail, entries, again = {}, {}, {}, {}
-  local settled = {}
+  local settled, later = {}, {}
   for k = 1, count do
     local at, id = HEADER + 1 + (k - 1) * STRIDE, ids[k]
     local kind, document, number = ARGV[at], ARGV[at + 3], tonumber(ARGV[at + 4])
-    if settled[id] or not states[k] or tonumber(states[k]) ~= -tonumber(ARGV[at + 2]) then
+    if settled[id] or not is_held(states[k], ARGV[at + 2]) then
       refused[#refused + 1] = k
     elseif ENDS[kind] then
       settled[id] = true
@@ -73,6 +80,7 @@ if count > 0 then
       if kind == 'hand_back' then
         head[#head + 1] = id
       else
+        later[#later + 1] = id
         if number > 0 then
           entries[#entries + 1] = due_score(now + number)
           if kind == 'retry' then
@@ -91,7 +99,9 @@ if count > 0 then
   end
   if #ended > 0 then
     call('ZREM', incomplete, unpack(ended))
-    for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ended) end
+    owe(ended)
+    forget_all({'aborts', 'losses', 'prio', 'max_losses'}, ended)
+    unbind(ended)
     for _, id in ipairs(by_status.quarantined) do call('ZADD', prefix .. 'quarantined', now, id) end
     index('complete', by_status.complete, now, keep)
     index('failed', by_status.failed, now, keep_failed)
@@ -99,6 +109,8 @@ if count > 0 then
   end
   if #entries > 0 then call('ZADD', incomplete, unpack(entries)) end
   if #again > 0 then call('ZADD', prefix .. 'retrying', unpack(again)) end
+  local waiting = exceptions('bonds', later)
+  if waiting then binding().stand_back(later, waiting) end
   push('RPUSH', tail)
   if #head > 0 then
     local newest_first = {}
@@ -110,11 +122,19 @@ end
 
 return_inbox(inc)
 
+local function answer(state, wait, orphans, texts)
+  local lengths, bytes = packed(texts or {})
+  local numbers = {state, integer(now), integer(wait or -1), orphans or 0, #refused}
+  for k = 1, #refused do numbers[#numbers + 1] = refused[k] end
+  numbers[#numbers + 1] = lengths
+  return {table.concat(numbers, ' '), bytes}
+end
+
 -- Claims are given only to who holds a lease, so that there is none that nobody would recover.
-if not call('ZSCORE', prefix .. 'leases', me) then return {-1, now, -1, 0, refused, '', ''} end
+if not call('ZSCORE', prefix .. 'leases', me) then return answer(-1) end
 if lease > 0 then call('ZADD', prefix .. 'leases', now + lease, me) end
-if want == 0 then return {0, now, -1, 0, refused, '', ''} end
-if call('EXISTS', prefix .. 'paused') == 1 then return {2, now, -1, 0, refused, '', ''} end
+if want == 0 then return answer(0) end
+if call('EXISTS', prefix .. 'paused') == 1 then return answer(2) end
 
 move_due(now)
 
@@ -127,11 +147,13 @@ local function take(key)
     local heads = call('LPOP', key, wanted)
     if not heads then return true end
     popped = popped + #heads
-    local states = call('ZMSCORE', incomplete, unpack(heads))
+    local states, bonds = call('ZMSCORE', incomplete, unpack(heads)), exceptions('bonds', heads)
     for k = 1, #heads do
       if states[k] == '0' and not seen[heads[k]] then
         seen[heads[k]] = true
-        claimed[#claimed + 1] = heads[k]
+        if not (bonds and bonds[k]) or binding().admit(heads[k], bonds[k]) then claimed[#claimed + 1] = heads[k] end
+      elseif not states[k] and bonds and bonds[k] then
+        unbind({heads[k]})  -- a stock tool took it out
       end
     end
     if #heads < wanted then return true end
@@ -157,7 +179,7 @@ if #claimed < want then
   local next_one = call('ZRANGEBYSCORE', incomplete, 1, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   if next_one[2] then wait = math.max(0, math.ceil(tonumber(next_one[2]) * 1000 - now)) end
 end
-if #claimed == 0 then return {popped < 500 and 3 or 1, now, wait, 0, refused, '', ''} end
+if #claimed == 0 then return answer(popped < 500 and 3 or 1, wait) end
 
 local documents = call('MGET', unpack(claimed))
 local fields = ',"status":"active","started":' .. integer(now) .. ',"worker_id":' .. worker .. '}'
@@ -177,7 +199,7 @@ end
 if #entries > 0 then call('ZADD', incomplete, unpack(entries)) end
 if #orphans > 0 then
   call('ZREM', incomplete, unpack(orphans))
-  for _, name in ipairs({'losses', 'prio', 'max_losses'}) do forget(name, orphans) end
+  forget_all({'losses', 'prio', 'max_losses', 'follows'}, orphans)
+  unbind(orphans)
 end
-local lengths, bytes = packed(texts)
-return {1, now, wait, #orphans, refused, lengths, bytes}
+return answer(1, wait, #orphans, texts)

@@ -9,7 +9,7 @@
 local name, low, high, down = ARGV[2], ARGV[3], ARGV[4], ARGV[5] == '1'
 local after_score, after_id, limit, enough = ARGV[6], ARGV[7], tonumber(ARGV[8]), tonumber(ARGV[9])
 local lowest, highest = tonumber(low or nil), tonumber(high or nil)
-if not (name and lowest and highest and after_score and after_id and limit and enough) or limit < 1 or limit > LIMIT then
+if not (name and lowest and highest and after_score and after_id and limit and enough) or limit < 1 or limit > 500 then
   return reject('page: wrong arguments')
 end
 local key, ended = prefix .. name, name ~= 'incomplete' and name ~= 'retrying'

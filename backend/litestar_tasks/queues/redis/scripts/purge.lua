@@ -31,7 +31,8 @@ if #ids > 0 then
   call('ZREM', incomplete, unpack(ids))
   call('UNLINK', unpack(ids))
   leave_retrying(ids)
-  for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses'}) do forget(name, ids) end
+  for _, name in ipairs({'aborts', 'losses', 'prio', 'max_losses', 'follows'}) do forget(name, ids) end
+  unbind(ids)
   for k = 1, #ids do call('PUBLISH', ids[k], 'aborted') end
 end
 return {#ids, looked}

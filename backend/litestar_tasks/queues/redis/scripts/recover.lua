@@ -31,6 +31,7 @@ if ended_worker then
   call('ZADD', leases, now + lease, me)
   lost = ended_worker
 else
+  if call('EXISTS', prefix .. 'parked') == 1 then binding().mend(now) end
   local guard = call('PTTL', prefix .. 'guard')
   if guard > 0 then return {0, 0, guard, '', '', '', 0} end
   if not call('ZSCORE', leases, me) then return {0, 0, lease, '', '', '', 0} end

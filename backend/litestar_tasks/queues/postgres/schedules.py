@@ -1,0 +1,162 @@
+"""The schedules of a queue on Postgres."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+import psycopg
+
+from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
+from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of
+from litestar_tasks.queues.schedules import Look, ScheduleStore
+
+if TYPE_CHECKING:
+    from saq.job import Job
+
+    from litestar_tasks.queues.postgres.connection import Link
+    from litestar_tasks.queues.postgres.listener import Announcer
+
+__all__ = ("PostgresSchedules",)
+
+T = TypeVar("T")
+
+_NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+# At least one row: the clock, when the next one is due that is not yet, then what is due.
+_LOOK: Final = f"""
+WITH clock AS MATERIALIZED (SELECT {_NOW} AS now)
+SELECT clock.now, (SELECT min(due) FROM litestar_tasks_schedules WHERE queue = %(queue)s AND due > clock.now),
+    found.id, found.document
+FROM clock LEFT JOIN LATERAL (
+    SELECT id, document, due FROM litestar_tasks_schedules
+    WHERE queue = %(queue)s AND due <= clock.now ORDER BY due, id LIMIT %(limit)s
+) AS found ON true
+ORDER BY found.due, found.id
+"""  # noqa: S608  # a constant of this module
+_READ: Final = "SELECT document FROM litestar_tasks_schedules WHERE queue = %(queue)s AND id = %(id)s"
+_READ_ALL: Final = "SELECT id, document FROM litestar_tasks_schedules WHERE queue = %(queue)s"
+_INSERT: Final = """
+INSERT INTO litestar_tasks_schedules (queue, id, document, due) VALUES (%(queue)s, %(id)s, %(new)b, %(due)s)
+ON CONFLICT DO NOTHING RETURNING 1
+"""
+_UPDATE: Final = """
+UPDATE litestar_tasks_schedules SET document = %(new)b, due = %(due)s
+WHERE queue = %(queue)s AND id = %(id)s AND document = %(seen)b RETURNING 1
+"""
+_DELETE: Final = """
+DELETE FROM litestar_tasks_schedules WHERE queue = %(queue)s AND id = %(id)s AND document = %(seen)b RETURNING 1
+"""
+_FORGET_RELEASES: Final = "DELETE FROM litestar_tasks_releases WHERE expires < now() - interval '1 hour'"
+_ADVERTISE: Final = """
+INSERT INTO litestar_tasks_releases AS known (queue, holder, digest, first_seen, expires)
+VALUES (%(queue)s, %(holder)s, %(digest)s,
+    coalesce((SELECT min(first_seen) FROM litestar_tasks_releases
+        WHERE queue = %(queue)s AND digest = %(digest)s), now()),
+    now() + %(seconds)s * interval '1 second')
+ON CONFLICT (queue, holder) DO UPDATE SET digest = excluded.digest, expires = excluded.expires,
+    first_seen = least(known.first_seen, excluded.first_seen)
+"""
+_WINNER: Final = """
+SELECT digest FROM litestar_tasks_releases WHERE queue = %(queue)s AND expires > now()
+GROUP BY digest ORDER BY min(first_seen) DESC, digest DESC LIMIT 1
+"""
+_WITHDRAW: Final = """
+UPDATE litestar_tasks_releases SET expires = now() - interval '1 millisecond'
+WHERE queue = %(queue)s AND holder = %(holder)s
+"""
+
+
+class PostgresSchedules(ScheduleStore):
+    """A table of documents, with the moments at which they are due.
+
+    Args:
+        name: The queue's name on the wire.
+        label: Its label, for errors.
+        link: The connection.
+        announcer: Tells workers that there are jobs.
+        store: Stores jobs within a transaction.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        label: str,
+        link: Link,
+        announcer: Announcer,
+        store: Callable[[Connection, Sequence[Job]], Awaitable[None]],
+    ) -> None:
+        self._name = name
+        self._label = label
+        self._announcer = announcer
+        self._store = store
+        self._link = link
+
+    async def look(self, limit: int) -> Look:
+        """See ``ScheduleStore.look``."""
+        rows = await self._ask(_LOOK, limit=limit)
+        return Look(rows[0][0], rows[0][1], [(id, document) for _, _, id, document in rows if id is not None])
+
+    async def read(self, id: str) -> bytes | None:
+        """See ``ScheduleStore.read``."""
+        rows = await self._ask(_READ, id=id)
+        return rows[0][0] if rows else None
+
+    async def read_all(self) -> dict[str, bytes]:
+        """See ``ScheduleStore.read_all``."""
+        return dict(await self._ask(_READ_ALL))
+
+    async def swap(self, id: str, seen: bytes | None, new: bytes | None, due: int | None, job: Job | None) -> bool:
+        """See ``ScheduleStore.swap``."""
+        parameters = {"queue": self._name, "id": id, "seen": seen, "new": new, "due": due}
+        statement = _INSERT if seen is None else _DELETE if new is None else _UPDATE
+
+        async def work(connection: Connection) -> bool:
+            async with connection.transaction():
+                if not await execute(connection, statement, parameters):
+                    rows = await execute(connection, _READ, parameters)
+                    return (rows[0][0] if rows else None) == new
+                if job is not None:
+                    await self._store(connection, [job])
+                return True
+
+        swapped = await self._run(work)
+        if swapped and job is not None:
+            self._announcer.ready()
+        return swapped
+
+    async def advertise(self, holder: str, digest: str, seconds: float) -> str:
+        """See ``ScheduleStore.advertise``."""
+        parameters = {"queue": self._name, "holder": holder, "digest": digest, "seconds": seconds}
+
+        async def work(connection: Connection) -> str:
+            async with connection.transaction():
+                await execute(connection, _FORGET_RELEASES)
+                await execute(connection, _ADVERTISE, parameters)
+            ((winner,),) = await execute(connection, _WINNER, parameters)
+            return str(winner)
+
+        return await self._run(work)
+
+    async def withdraw(self, holder: str) -> None:
+        """See ``ScheduleStore.withdraw``."""
+        await self._ask(_WITHDRAW, holder=holder)
+
+    async def close(self) -> None:
+        """See ``ScheduleStore.close``. The connection is others', too."""
+
+    async def _ask(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
+        async def work(connection: Connection) -> list[tuple[Any, ...]]:
+            return await execute(connection, statement, {"queue": self._name, **parameters})
+
+        return await self._run(work)
+
+    async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do something, and once more if the connection was a dead one: all that is done here can be done again."""
+        try:
+            try:
+                return await self._link.run(work)
+            except Away:
+                return await self._link.run(work)
+        except (BrokerError, psycopg.Error, UnicodeError) as error:
+            raise QueueUnavailableError(self._label, reason_of(error)) from error

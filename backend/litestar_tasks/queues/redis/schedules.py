@@ -1,0 +1,112 @@
+"""The schedules of a queue on Redis."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from redis.exceptions import RedisError, ResponseError
+
+from litestar_tasks.exceptions import QueueUnavailableError
+from litestar_tasks.queues.redis.lua import Script
+from litestar_tasks.queues.redis.reasons import reason_of
+from litestar_tasks.queues.schedules import Look, ScheduleStore
+
+if TYPE_CHECKING:
+    from saq.job import Job
+
+    from litestar_tasks.queues.redis.connection import Endpoint, Link
+    from litestar_tasks.queues.redis.layout import Layout
+
+__all__ = ("RedisSchedules",)
+
+_LOOK: Final = Script("look")
+_FIRE: Final = Script("fire", calling="enqueue")
+_ADVERTISE: Final = Script("advertise")
+
+
+class RedisSchedules(ScheduleStore):
+    """A hash of documents, and a zset of the moments at which they are due.
+
+    Args:
+        label: The queue's name, for errors.
+        endpoint: The server.
+        layout: The queue's keys.
+        arguments: A job as ``enqueue.lua`` takes it.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        endpoint: Endpoint,
+        layout: Layout,
+        arguments: Callable[[Job], Sequence[bytes | str | float]],
+    ) -> None:
+        self._label = label
+        self._layout = layout
+        self._arguments = arguments
+        self._link = endpoint.link()
+
+    async def look(self, limit: int) -> Look:
+        """See ``ScheduleStore.look``."""
+        now, following, *rest = await self._run(_LOOK, limit)
+        due = [(id.decode(), document) for id, document in zip(rest[::2], rest[1::2], strict=True)]
+        return Look(int(now), int(float(following)) if following else None, due)
+
+    async def read(self, id: str) -> bytes | None:
+        """See ``ScheduleStore.read``."""
+        document: bytes | None = await self._ask(lambda link: link.call(("HGET", self._specs, id)))
+        return document
+
+    async def read_all(self) -> dict[str, bytes]:
+        """See ``ScheduleStore.read_all``. In steps, so that the server answers others in between."""
+        found: dict[str, bytes] = {}
+        cursor = b"0"
+
+        async def scan(link: Link) -> Any:
+            return await link.call(("HSCAN", self._specs, cursor, "COUNT", 500))
+
+        while True:
+            cursor, rest = await self._ask(scan)
+            found.update({id.decode(): document for id, document in zip(rest[::2], rest[1::2], strict=True)})
+            if cursor == b"0":
+                return found
+
+    async def swap(self, id: str, seen: bytes | None, new: bytes | None, due: int | None, job: Job | None) -> bool:
+        """See ``ScheduleStore.swap``."""
+        moment: int | str = due if due is not None else ""
+        arguments = self._arguments(job) if job is not None else ()
+        return bool(await self._run(_FIRE, id, seen or "", new or "", moment, *arguments))
+
+    async def advertise(self, holder: str, digest: str, seconds: float) -> str:
+        """See ``ScheduleStore.advertise``."""
+        winner: bytes = await self._run(_ADVERTISE, holder, digest, int(seconds * 1000))
+        return winner.decode()
+
+    async def withdraw(self, holder: str) -> None:
+        """See ``ScheduleStore.withdraw``."""
+        await self._run(_ADVERTISE, holder, "", 0)
+
+    async def close(self) -> None:
+        """See ``ScheduleStore.close``."""
+        await self._link.close()
+
+    @property
+    def _specs(self) -> str:
+        return self._layout.key("sched:spec")
+
+    async def _run(self, script: Script, *args: bytes | str | float) -> Any:
+        arguments = (self._layout.prefix, *args)
+        return await self._ask(lambda link: script.run(link, self._layout.incomplete, arguments))
+
+    async def _ask(self, ask: Callable[[Link], Awaitable[Any]]) -> Any:
+        """Ask, and once more if the connection was a dead one: all that is asked here can be sent again."""
+        try:
+            try:
+                return await ask(self._link)
+            except ResponseError:
+                raise
+            except (RedisError, OSError):
+                return await ask(self._link)
+        except (RedisError, OSError) as error:
+            raise QueueUnavailableError(self._label, reason_of(error)) from error
