@@ -25,10 +25,20 @@ from litestar_tasks.job import JobSpec
 from litestar_tasks.queues import patrol, records, served
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.operations import JobFilter
-from litestar_tasks.queues.postgres import PostgresQueue, consumer, listings, schema, statements, upkeep
-from litestar_tasks.queues.postgres.connection import Endpoint
+from litestar_tasks.queues.postgres import (
+    PostgresQueue,
+    consumer,
+    listings,
+    locking,
+    producer,
+    schema,
+    statements,
+    upkeep,
+)
+from litestar_tasks.queues.postgres.connection import Away, Endpoint
 from litestar_tasks.queues.postgres.migrations import migrate
 from litestar_tasks.registry import Registry
+from litestar_tasks.uniqueness import Lock
 from tests.integration.conftest import eventually
 from tests.servers import PostgresServer, postgres_binaries
 
@@ -868,6 +878,28 @@ async def _claim_for_ever(hand: Hand) -> None:
     async with asyncio.timeout(30):
         while True:
             await hand.queue.claim(1)
+
+
+async def test_what_was_stored_before_the_answer_to_the_rest_was_lost_is_stored_once(
+    url: str, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue(url)
+    hand = await Hand(queue).open()
+    lost: list[bool] = []
+
+    async def lose_the_first(*arguments: Any, **options: Any) -> list[bool | str]:
+        if not lost:  # a job with a lock is stored in a step of its own, after what stands before it
+            lost.append(await hand.complete((await hand.take(1))[0]))
+            raise Away("the connection was lost", sent=True)
+        return await locking.store_locked(*arguments, **options)
+
+    monkeypatch.setattr(producer, "store_locked", lose_the_first)
+    bound = spec("bound", lock=Lock(name="0" * 32, until="finished"))
+    found = await queue.submit_many([spec("plain"), bound])
+    assert lost == [True]
+    assert [one.deduplicated for one in found] == [False, False]
+    assert await queue.status("plain") == "complete"
+    assert await queue.count("incomplete") == 1
 
 
 async def test_a_killed_server_loses_nothing_that_was_accepted(own: PostgresServer, make_queue: MakeQueue) -> None:
