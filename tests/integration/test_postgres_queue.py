@@ -189,25 +189,33 @@ def test_migrating_again_changes_nothing_and_says_so(cluster: PostgresServer) ->
     assert said[1:] == [f"  the tables are at version {schema.VERSION} already"]
 
 
-async def test_jobs_of_the_release_before_go_on_in_migrated_tables(
-    cluster: PostgresServer, make_queue: MakeQueue
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+async def test_jobs_of_an_earlier_release_go_on_in_migrated_tables(
+    cluster: PostgresServer, make_queue: MakeQueue, version: int
 ) -> None:
     url = cluster.create_database()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(schema.LEDGER.encode())
-        connection.execute(schema.STEPS[0][1].encode())
-        connection.execute(schema.done(1).encode())
+        for number, (_, statements_of_step) in enumerate(schema.STEPS[:version], start=1):
+            connection.execute(statements_of_step.encode())
+            connection.execute(schema.done(number).encode())
     queue = make_queue(url)
     document = records.encode(queue.build(spec("old"))).decode()
     rows(
         url,
         "INSERT INTO litestar_tasks_jobs (queue, key, job, status, task) "
-        f"VALUES ('{queue.name}', 'old', convert_to('{document}', 'UTF8'), 'queued', 'noop')",
+        f"SELECT '{queue.name}', key, convert_to('{document}', 'UTF8'), status, 'noop' "
+        "FROM (VALUES ('old', 'queued'), ('ended', 'complete')) AS job (key, status)",
     )
     migrate(url, lambda _: None)
     await queue.connect()
     hand = await Hand(queue).open()
     assert keys(await hand.take(1)) == ["old"]
+    lock = Lock(name="0" * 32, until="finished", window=60)
+    first = await queue.submit(spec("new", lock=lock))
+    second = await queue.submit(spec("newer", lock=lock))
+    assert (first.deduplicated, second.job.key) == (False, "new")
+    assert keys(await hand.take(1)) == ["new"]
 
 
 def test_two_who_migrate_at_once_make_the_tables_once(cluster: PostgresServer) -> None:
@@ -291,9 +299,14 @@ async def test_no_statement_reads_whatever_else_is_in_the_table(url: str, make_q
         "statuses": ["queued"],
         "horizon": 5,
         "tokens": [1],
+        "locks": ["0" * 32],
+        "once": False,
+        "until_starts": [False],
+        "deadlines": [None],
     }
     hot = ("CLAIM", "PROMOTE", "READ", "CANCEL", "TAKE", "HELD", "ABORTS", "RENEW", "EXPIRED", "BOUNDARY", "RELEASE")
-    for name in hot:
+    bound = ("HOLDERS", "STANDING", "BIND")
+    for name in hot + bound:
         plan = await queue_link.ask("EXPLAIN " + getattr(statements, name), parameters)
         text = "\n".join(line for (line,) in plan)
         assert "Seq Scan on litestar_tasks_jobs" not in text, f"{name}\n{text}"
