@@ -12,7 +12,19 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Protocol, Self, TypeAlias, cast
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Concatenate,
+    Generic,
+    Protocol,
+    Self,
+    TypeAlias,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from litestar.di import Provide
 from saq.types import Context
@@ -737,6 +749,8 @@ def _stored_options(levels: Mapping[str, Any], run_at: datetime | None = None) -
 
 
 def _shown(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated and (found := secrets_of(annotation)) and found.whole:
+        return f"Secret[{_shown(get_args(annotation)[0])}]"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 

@@ -17,6 +17,7 @@ from litestar_tasks import (
     Exclusive,
     PayloadError,
     Registry,
+    Secret,
     Unique,
     UnknownQueueError,
     enqueue_many,
@@ -161,6 +162,22 @@ def test_a_result_has_to_fit_what_takes_it(registry: Registry) -> None:
 def test_an_error_is_a_text(registry: Registry) -> None:
     with pytest.raises(ConfigurationError, match=r"the error, which is a text, is str; 'number' takes int"):
         registry.get_task("charge").using(on_failure=registry.get_task("count").bind(number=ERROR))
+
+
+def test_what_is_secret_is_handed_to_what_is_secret_and_nothing_else(registry: Registry) -> None:
+    @registry.task
+    async def log_in() -> Secret[str]:
+        return "a session"
+
+    @registry.task
+    async def use(*, session: Secret[str]) -> None: ...
+
+    alert = registry.get_task("alert")
+    log_in.using(on_success=use.bind(session=RESULT))
+    with pytest.raises(ConfigurationError, match=r"what task 'log_in' returns is Secret\[str\]; 'why' takes str"):
+        log_in.using(on_success=alert.bind(why=RESULT))
+    with pytest.raises(ConfigurationError, match=r"a text, is str; 'session' takes Secret\[str\]"):
+        log_in.using(on_failure=use.bind(session=ERROR))
 
 
 def test_a_job_that_failed_has_no_result_and_a_complete_one_no_error(registry: Registry) -> None:
