@@ -99,7 +99,8 @@ class Recurring:
     async def run_schedule(self, id: str, *, by: str | None = None) -> JobHandle[Any]:
         """Enqueue a schedule's job now; its next firing stays as it is. It does so for a paused one, too.
 
-        Unless ``overlap`` is "allow", a job of it that has not ended is returned instead, ``deduplicated``.
+        Unless ``overlap`` is "allow", a job of it that has not ended is returned instead, ``deduplicated``; so is one
+        that stands for all that are alike, where the task is ``unique`` or the like.
 
         Args:
             id: The schedule.

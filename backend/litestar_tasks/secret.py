@@ -10,16 +10,14 @@ from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 from msgspec import Meta
 from msgspec import inspect as types
 
-from litestar_tasks.codec import UnstorableTypeError, split_path, walk
+from litestar_tasks.codec import SEALED, UnstorableTypeError, split_path, walk
 from litestar_tasks.keyring import Keyring, is_sealed
 
 __all__ = ("Secret", "Secrets", "secrets_of")
 
 T = TypeVar("T")
 
-_MARK: Final = "litestar_tasks.secret"
-
-Secret: TypeAlias = Annotated[T, Meta(extra={_MARK: True})]
+Secret: TypeAlias = Annotated[T, Meta(extra={SEALED: True})]
 """A value that is stored encrypted: ``password: Secret[str]``.
 
 For type checkers, for callers and for the task it is the plain type: whoever enqueues passes a text, and the function
@@ -176,7 +174,7 @@ def _secrets_of(node: types.Type, known: dict[int, Secrets]) -> Secrets | None:
 
 
 def _is_secret(node: types.Type) -> bool:
-    return isinstance(node, types.Metadata) and bool((node.extra or {}).get(_MARK))
+    return isinstance(node, types.Metadata) and bool((node.extra or {}).get(SEALED))
 
 
 def _hides_secrets(node: types.Type) -> bool:
@@ -190,7 +188,7 @@ def _hides_secrets(node: types.Type) -> bool:
         if one in seen:
             continue
         seen.append(one)
-        if isinstance(one, Meta) and (one.extra or {}).get(_MARK):
+        if isinstance(one, Meta) and (one.extra or {}).get(SEALED):
             return True
         todo += [*getattr(one, "__metadata__", ()), *getattr(one, "__args__", ())]
         for info in getattr(one, "model_fields", {}).values() if isinstance(one, type) else ():

@@ -40,6 +40,9 @@ def new_registry() -> Registry:
     return registry
 
 
+async def sync() -> None: ...
+
+
 class Shop:
     """One queue, the registry of one release, and what an app's scheduler does with them."""
 
@@ -214,6 +217,29 @@ async def test_an_overlap_is_allowed_where_the_schedule_says_so(shop: Shop, cloc
         await clock.step(minutes=1)
         await shop.fire()
     assert len(await shop.fired()) == 3
+
+
+@pytest.mark.parametrize("overlap", ["skip", "allow", "queue"])
+async def test_a_firing_for_which_another_job_stands_is_left_out_and_says_so(
+    shop: Shop, clock: Clock, overlap: Any
+) -> None:
+    task = shop.registry.task(name="sync", unique=True)(sync)
+    await shop.declare("sync", every=timedelta(minutes=1), overlap=overlap).start()
+    mine = await shop.queue.submit(task.bind().spec())
+    await clock.step(minutes=1)
+    await shop.fire()
+    assert await shop.fired() == [mine.job.key]
+    state = await shop.book.state("sync")
+    assert state.last is not None
+    assert (state.last.job_id, state.last.skipped, state.skips) == (None, "another job like it stands for it", 1)
+    assert await shop.book.run("sync", "ann") == ("default", mine.job.key, True)
+    await shop.end_all()
+    await clock.step(minutes=1)
+    await shop.fire()
+    assert await shop.fired() == ["sync@20260302T120200Z"]
+    state = await shop.book.state("sync")
+    assert state.last is not None
+    assert (state.last.skipped, state.skips) == (None, 1)
 
 
 async def test_firings_wait_for_the_end_of_the_last_job_and_come_one_after_another(shop: Shop, clock: Clock) -> None:

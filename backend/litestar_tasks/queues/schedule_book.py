@@ -123,11 +123,15 @@ class QueueSchedules(Declarations):
             spec.key = f"{id}@now-{token_hex(8)}"
             if by is not None:
                 spec.meta = {**spec.meta, "by": by}
-            job = await queue.prepare(spec)
-            new = record.replace(job=spec.key, last=Last(now, spec.key))
-            if await queue.schedules.swap(id, seen, new.encode(), new.next_due(schedule, now), job):
+            job, found = await queue.prepare(spec), False
+            if spec.lock is not None:  # another job may stand for it, which only its enqueue tells
+                submission = await queue.store(job)
+                job, found = submission.job, submission.deduplicated
+            new = record.replace(job=job.key, last=Last(now, job.key))
+            enqueued = job if spec.lock is None else None
+            if await queue.schedules.swap(id, seen, new.encode(), new.next_due(schedule, now), enqueued):
                 logger.info("schedule %r was run by hand%s (job %s)", id, _by(by), job.id)
-                return queue.label, job.key, False
+                return queue.label, job.key, found
 
     async def add(self, schedule: Schedule, by: str | None) -> ScheduleState:
         """See ``Registry.add_schedule``."""
