@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import redis.asyncio
 import saq.queue.redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from saq.job import Job, Status
 from saq.types import CountKind, QueueInfo, WorkerInfo
@@ -430,4 +431,8 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
 
 
 async def _read_documents(link: Link, job_ids: Sequence[str]) -> Sequence[bytes | None]:
-    return cast("list[bytes | None]", await link.call(("MGET", *job_ids)))
+    try:
+        documents = await link.call(("MGET", *job_ids))
+    except RedisConnectionError:  # perhaps it was a dead one; a new one tells whether the server is away
+        documents = await link.call(("MGET", *job_ids))
+    return cast("list[bytes | None]", documents)
