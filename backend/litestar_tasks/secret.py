@@ -65,6 +65,12 @@ class Secrets:
         """
         return self._changed(stored, keyring.open)
 
+    def within(self, stored: Any) -> bool:
+        """Whether a value of JSON's own types has a secret."""
+        found: list[Any] = []
+        self._changed(stored, found.append)
+        return bool(found)
+
     def texts(self, opened: Any) -> frozenset[str]:
         """Every text in the secrets of a value that could show up elsewhere, such as in an error."""
         found: set[str] = set()

@@ -247,7 +247,7 @@ class Link:
 
     def _died(self) -> bool:
         """Whether the server has closed the connection while nothing was under way: what is sent now would be lost."""
-        reader: asyncio.StreamReader | None = self._connection._reader  # noqa: SLF001  # redis-py tells only by reading
+        reader: asyncio.StreamReader | None = self._connection._reader  # redis-py tells only by reading
         return reader is not None and reader.at_eof() and (self._last is None or self._last.done())
 
     async def _answer(self) -> Any:

@@ -358,6 +358,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
             worker_id=worker_id,
             hooks=hooks,
             relay=self._make_relay(self._terms.lease),
+            schedules=self.schedules,
         )
 
     async def _claim_one(self) -> list[ClaimedJob]:
