@@ -225,18 +225,13 @@ def make_schedule(task: AnyTask, id: str, options: Mapping[str, Any]) -> Schedul
 
 
 def encode_kwargs(task: AnyTask, id: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Arguments of a schedule as they are stored.
+    """Arguments of a schedule in JSON's own types.
 
     Raises:
-        InvalidScheduleError: They do not fit the signature, or hold a secret.
+        InvalidScheduleError: They do not fit the signature.
         DeclarationError: The signature cannot be resolved.
     """
     try:
-        payload = task.payload.encode((), kwargs)
+        return task.payload.encode((), kwargs)
     except PayloadError as error:
         raise InvalidScheduleError(f"schedule {id!r}: its kwargs do not fit: {error}") from error
-    if task.payload.secrets is not None and task.payload.secrets.within(payload):
-        raise InvalidScheduleError(
-            f"schedule {id!r}: its kwargs hold a secret, which a schedule does not keep; let the task look it up"
-        )
-    return payload

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.registry import Registry
     from litestar_tasks.schedule import Schedule
+    from litestar_tasks.task import AnyTask
 
 __all__ = ("AT_ONCE", "Declarations", "decoded")
 
@@ -54,9 +55,17 @@ class Declarations:
 
     def digest(self) -> str:
         """Names what this release declares."""
-        records = [(one.id, self._declared(one)) for one in self._registry.get_schedules()]
+        records = [(one.id, self._identified(one)) for one in self._registry.get_schedules()]
         text = msgspec.json.encode(sorted(records, key=lambda one: one[0]), order="deterministic")
         return hashlib.blake2b(text, digest_size=12).hexdigest()
+
+    def _identified(self, schedule: Schedule) -> ScheduleRecord:
+        """A declared schedule's record in which equal secrets are equal: never stored, only digested."""
+        task = self._registry.get_task(schedule.task)
+        payload = encode_kwargs(task, schedule.id, schedule.kwargs)
+        return ScheduleRecord(
+            fields_of(schedule, task.identified(payload)), _call_of(self._registry, schedule, payload)
+        )
 
     async def reconcile(self, queue: TaskQueue) -> None:
         """Make a queue's schedules those that this release declares for it. What was added at run time stays.
@@ -125,7 +134,7 @@ class Declarations:
 
     def _plan(self, schedule: Schedule, old: ScheduleRecord | None, seen: bytes | None, now: int) -> _Plan | None:
         """What a declared schedule becomes, with what operators did to the one that was there; None if it is that."""
-        new = self._declared(schedule)
+        new = self._declared(schedule, old)
         if old is not None:
             new = old.replace(declared=new.declared, call=new.call, origin="code")
         in_force = self._in_force(schedule, new)
@@ -165,7 +174,8 @@ class Declarations:
         try:
             schedule = record.schedule(id)
             self._check_stored(schedule)
-            new = record.replace(call=_call_of(self._registry, schedule, schedule.kwargs))
+            opened = self._registry.get_task(schedule.task).opened(schedule.kwargs)
+            new = record.replace(call=_call_of(self._registry, schedule, opened))
         except UnknownTaskError:
             return None  # another release may know it
         except (InvalidScheduleError, PayloadError) as error:
@@ -207,18 +217,23 @@ class Declarations:
             return None
         return in_force
 
-    def _declared(self, schedule: Schedule) -> ScheduleRecord:
-        payload = self._payload(schedule.id, schedule.task, schedule.kwargs)
-        return ScheduleRecord(fields_of(schedule, payload), _call_of(self._registry, schedule, payload))
+    def _declared(self, schedule: Schedule, old: ScheduleRecord | None = None) -> ScheduleRecord:
+        """A declared schedule's record. Secrets that have not changed stay encrypted as they are."""
+        task = self._registry.get_task(schedule.task)
+        payload = encode_kwargs(task, schedule.id, schedule.kwargs)
+        kept = old.declared.get("kwargs") if old is not None else None
+        stored = kept if kept is not None and _is_sealed_as(task, kept, payload) else task.sealed(payload)
+        return ScheduleRecord(fields_of(schedule, stored), _call_of(self._registry, schedule, payload))
 
     def _payload(self, id: str, task: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        return encode_kwargs(self._registry.get_task(task), id, kwargs)
+        known = self._registry.get_task(task)
+        return known.sealed(encode_kwargs(known, id, kwargs))
 
     def _check_stored(self, schedule: Schedule) -> None:
         """Refuse stored arguments that the task of this release does not take."""
-        payload = self._registry.get_task(schedule.task).payload
-        args, kwargs = payload.decode(dict(schedule.kwargs))
-        payload.encode(tuple(args), kwargs)
+        task = self._registry.get_task(schedule.task)
+        args, kwargs = task.payload.decode(dict(task.opened(schedule.kwargs)))
+        task.payload.encode(tuple(args), kwargs)
 
     def _queue(self, label: str) -> TaskQueue:
         if (queue := self._queues.get(label)) is None:
@@ -263,6 +278,13 @@ def decoded(queue: TaskQueue, id: str, data: bytes | None) -> ScheduleRecord | N
     except ValueError as error:
         logger.error("queue %r: the record of schedule %r cannot be read: %s", queue.label, id, error)
         return None
+
+
+def _is_sealed_as(task: AnyTask, stored: Mapping[str, Any], payload: Mapping[str, Any]) -> bool:
+    try:
+        return task.opened(stored) == payload
+    except PayloadError:
+        return False  # of another signature, or encrypted with a key that is gone
 
 
 def _readable(record: ScheduleRecord | None, id: str) -> Schedule | None:
