@@ -22,7 +22,6 @@ from litestar_tasks.queues.retention import Limits
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
-
     from litestar_tasks.queues.schedules import ScheduleStore
 
 __all__ = ("BACK", "CLOSING", "UNSTARTED", "Hold", "Sending", "Tell", "Terms", "Write", "millis")
