@@ -40,7 +40,7 @@ from litestar_tasks import (
     TasksPlugin,
     enqueue_many,
 )
-from litestar_tasks.dashboard.redaction import shown
+from litestar_tasks.dashboard.redaction import Redactor
 from litestar_tasks.keyring import Keyring, is_sealed
 from litestar_tasks.queues.schedule_book import QueueSchedules
 from litestar_tasks.redaction import HIDDEN, masked_end, masked_start, masked_text, spellings
@@ -340,7 +340,7 @@ class TestTypes:
         tokens = [stored["account"]["password"], stored["account"]["old"][0], stored["ticket"]["cardNumber"]]
         assert all(is_sealed(one) for one in tokens)
         assert tokens[0] != tokens[1]
-        assert shown(stored, 1_000) == (
+        assert Redactor().shown(stored, 1_000) == (
             '{"account": {"name": "ada", "password": "***", "old": ["***"]}, "ticket": {"cardNumber": "***", '
             '"holder": "Ada"}, "note": null}'
         )
