@@ -240,6 +240,15 @@ class AnyTask:
         secrets = self.payload.secrets
         return secrets.seal(payload, self._keyring()) if secrets else payload
 
+    def identified(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A payload of JSON's own types in which equal secrets are equal, and none can be read.
+
+        Raises:
+            ConfigurationError: The app has no keys.
+        """
+        secrets = self.payload.secrets
+        return secrets.identified(payload, self._keyring().identity_key) if secrets else payload
+
     @property
     def has_secrets(self) -> bool:
         """Whether arguments or the result hold secrets."""

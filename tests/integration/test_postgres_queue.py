@@ -21,6 +21,7 @@ from saq.queue.postgres import PostgresQueue as StockQueue
 
 from litestar_tasks.config import TasksConfig
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, PayloadError, QueueUnavailableError
+from litestar_tasks.follow_ups import FOLLOW_UPS
 from litestar_tasks.job import JobSpec
 from litestar_tasks.queues import patrol, records, served
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
@@ -1028,3 +1029,20 @@ async def test_nobody_is_let_in_with_a_wrong_name(own: PostgresServer, make_queu
     with pytest.raises(BrokerError, match="does not exist") as caught:
         await make_queue(wrong).connect()
     assert "secret" not in str(caught.value)
+
+
+async def test_what_follows_a_job_and_is_refused_is_given_up_alone_and_said(
+    url: str, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A record that another release has written, with a priority that Postgres has no number for."""
+    queue = make_queue(url)
+    hand = await Hand(queue).open()
+    for number, priority in enumerate((0, 2**40, 1)):
+        call = {"task": "noop", "queue": "default", "kwargs": {}, "key": f"after {number}", "priority": priority}
+        await queue.submit(spec(f"k{number}", meta={FOLLOW_UPS: {"success": [call]}}))
+    jobs = await hand.take(3)
+    await asyncio.gather(*(hand.complete(job) for job in jobs))
+    await eventually(lambda: "is refused, and given up" in caplog.text)
+    assert sorted(job.key for job in await hand.take(2)) == ["after 0", "after 2"]
+    assert await queue.status("after 1") is None
+    assert not await queue.owes()
