@@ -9,6 +9,7 @@ import traceback
 from base64 import urlsafe_b64encode
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Annotated, Any, Generic, Literal, NamedTuple, TypedDict, TypeVar
 
 import attrs
@@ -165,6 +166,8 @@ class TestEverywhere:
             await job.log(f"still knows {password}")
             raise PermissionError(f"refused {password!r}, attempt {job.attempt}")
 
+        registry.schedule(log_in, every=timedelta(seconds=1), kwargs={"user": "cron", "password": f"{HUNTER} 0"})
+
         async with run(registry, secret_keys=[KEY]) as plugin:
             queue = plugin.get_queue("default")
             typed = await log_in.enqueue(user="typed", password=f"{HUNTER} 1", pin=4711_0815)
@@ -186,6 +189,10 @@ class TestEverywhere:
             with pytest.raises(JobFailedError) as failed:
                 await broken.result(timeout=0)
             assert HUNTER not in str(failed.value) + repr(await other.outcome(timeout=20))
+            deadline = asyncio.get_running_loop().time() + 20
+            while ("cron", f"{HUNTER} 0", None) not in seen:
+                assert asyncio.get_running_loop().time() < deadline
+                await asyncio.sleep(0.02)
             raw = broker.raw(plugin, "default", "others")
             assert b"by name" in raw, "the broker was not read"
             assert b"hunter2" not in raw
