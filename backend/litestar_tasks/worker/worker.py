@@ -183,6 +183,7 @@ class Worker(StockWorker):
 
     async def _run(self, attempt: _Attempt) -> None:
         job, started = attempt.job, time.time() * 1000
+        outcome: Outcome | None
         CAPACITY.set(attempt.seat)
         try:
             try:
