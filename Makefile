@@ -145,6 +145,10 @@ format: $(STAMP) ## let ruff fix and format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+.PHONY: screenshots
+screenshots: $(STAMP) ## make docs/screenshots anew: each page of the dashboard; ARGS names some of them
+	@exec $(BIN)/python -m tests.browser.screenshots $(ARGS)
+
 .PHONY: wheel
 wheel: $(STAMP) ## build the wheel and the sdist into dist/
 	$(BIN)/python -m build

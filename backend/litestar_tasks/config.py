@@ -53,9 +53,29 @@ class DashboardConfig:
     """The path under which it is served. Defaults to "/saq"."""
     guards: Sequence[Guard] = ()
     """Litestar guards that every request to it must pass. With guards, debug mode opens nothing. Defaults to none."""
+    acting_guards: Sequence[Guard] = ()
+    """Guards that who changes anything must pass as well. Others see the pages without buttons. Defaults to none: who
+    may see may act."""
+    read_only: bool = False
+    """Whether nobody can change anything here. Defaults to False."""
+    redact: Sequence[str] = ()
+    """Regular expressions for what nobody should read, beside what is known for it (passwords, tokens, keys, …): the
+    value of a field whose name one of them finds is hidden, and in texts what it finds. Upper and lower case are the
+    same. Defaults to none."""
+    openapi: bool = False
+    """Whether the JSON API below ``/api`` stands in the app's OpenAPI schema. Defaults to False."""
 
     def __post_init__(self) -> None:
-        """Bring the path into the form that the routes need."""
+        """Check the patterns, and bring the path into the form that the routes need."""
+        for pattern in self.redact:
+            try:
+                empty = re.compile(pattern).search("") is not None
+            except re.error as error:
+                raise ConfigurationError(
+                    f"redact holds {pattern!r}, which is no regular expression: {error}"
+                ) from error
+            if empty:
+                raise ConfigurationError(f"redact holds {pattern!r}, which finds nothing in every text; make it longer")
         path = "/" + self.path.strip("/")
         if path == "/":
             raise ConfigurationError("the dashboard's path is '/', which is the app's own; give it one like '/saq'")

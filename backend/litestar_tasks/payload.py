@@ -161,10 +161,15 @@ class Payload:
                 forbid_unknown_fields=True,
                 omit_defaults=True,
             )
+            self._struct = struct
             self._codec: Codec[Any] = Codec(struct, hooks, outermost_is_checked=True)
             self.secrets: Secrets | None = secrets_of(struct)
         except (TypeError, ValueError) as error:
             raise InvalidTaskError(f"task {task!r}: its arguments cannot be stored: {_tidy(error)}") from error
+
+    def schema(self) -> dict[str, Any]:
+        """The JSON schema of the arguments; types that msgspec does not know may be anything."""
+        return msgspec.json.schema(self._struct, schema_hook=lambda _: {})
 
     def encode(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Validate a call's arguments and make JSON's own types of them, by name.

@@ -117,7 +117,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         if self._config.dashboard is not None:
             from litestar_tasks.dashboard import dashboard_handlers
 
-            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard))
+            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard, self._config.registry))
         return app_config
 
     def on_cli_init(self, cli: Group) -> None:
@@ -315,9 +315,10 @@ class TasksPlugin(InitPlugin, CLIPlugin):
     async def _running(self, app: Litestar) -> AsyncGenerator[None, None]:
         self.check(app)
         if self._serving and self._config.dashboard is not None:
-            from litestar_tasks.dashboard import announce
+            from litestar_tasks.dashboard import announce, describe
 
             announce(self._config.dashboard, app)
+            describe(self._config.dashboard, app)
         async with self._attached():
             yield
 

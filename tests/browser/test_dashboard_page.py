@@ -1,10 +1,12 @@
-"""The dashboard in a real Chromium: what people see and click, and what a stranger's arguments cannot do there."""
+"""The dashboard in a real Chromium: what people do there, and what a stranger's arguments cannot do."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable, Generator
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -15,10 +17,15 @@ from litestar.params import FromPath, JSONBody
 from playwright.sync_api import Browser, Page, expect
 from saq.job import Job
 
-from litestar_tasks import QueueConfig, Registry, TasksConfig, TasksPlugin
+from litestar_tasks import INJECTED, CurrentJob, DashboardConfig, QueueConfig, Registry, TasksConfig, TasksPlugin
+from litestar_tasks.dashboard import BasicAuth
+from tests.browser.believable import shop_day
+from tests.browser.screenshots import PAGES
 
 pytestmark = pytest.mark.browser
 
+AXE: Final = (Path(__file__).parent / "vendor" / "axe.min.js").read_text("utf-8")
+SECRET = "hunter2-SECRET"
 PWNED = "document.title = 'PWNED'; window.pwned = true"
 PAYLOADS: list[dict[str, Any]] = [
     {"props": {"innerHTML": f'<img src="x" onerror="{PWNED}">'}},
@@ -28,9 +35,10 @@ PAYLOADS: list[dict[str, Any]] = [
 ]
 
 
-def shop(**options: Any) -> Litestar:
+def shop(*, dashboard: DashboardConfig | None = None, debug: bool = True, **options: Any) -> Litestar:
     """An app in debug mode, with no guards, that lets anybody enqueue anything."""
     registry = Registry("shop", allow_local=True)
+    steps = asyncio.Queue[int]()
 
     @registry.task
     async def track(*, value: Any) -> Any:
@@ -44,8 +52,24 @@ def shop(**options: Any) -> Litestar:
     async def wait() -> None:
         await asyncio.sleep(60)
 
-    @registry.task(queue="emails")
-    async def mail(*, to: str) -> None: ...
+    @registry.task
+    async def report(*, days: int, team: str = "all") -> dict[str, int]:
+        """Mail the team what was sold."""
+        if days < 1:
+            raise ValueError(f"there is no report of {days} days")
+        return {"days": days}
+
+    @registry.task
+    async def import_rows(*, rows: int, job: CurrentJob = INJECTED) -> int:
+        done = 0
+        while done < rows:
+            done += await steps.get()
+            await job.log(f"imported {done} rows")
+            await job.set_progress(done / rows, f"row {done} of {rows}")
+        return done
+
+    @registry.scheduled_task(cron="0 3 * * *", timezone="Europe/Berlin", queue="emails")
+    async def mail(*, to: str = "team@example.com") -> None: ...
 
     plugin = TasksPlugin(
         TasksConfig(
@@ -53,16 +77,21 @@ def shop(**options: Any) -> Litestar:
             broker_url="memory://",
             queue_configs=[QueueConfig(name="default", shutdown_grace_period_s=0)],
             in_process_worker=True,
+            dashboard=dashboard or DashboardConfig(),
         )
     )
 
     @post("/track/{function:str}", exclude_from_csrf=True)
     async def enqueue(function: FromPath[str], data: JSONBody[dict[str, Any]]) -> dict[str, str]:
-        key = data.pop("key")
-        await plugin.get_queue("default").enqueue(Job(function=function, key=key, kwargs=data))
+        key, meta = data.pop("key"), {"tag": data.pop("tag")} if "tag" in data else {}
+        await plugin.get_queue("default").enqueue(Job(function=function, key=key, kwargs=data, meta=meta))
         return {"key": key}
 
-    return Litestar([enqueue], plugins=[plugin], debug=True, logging_config=None, **options)
+    @post("/import-goes-on", exclude_from_csrf=True)
+    async def go_on(data: JSONBody[dict[str, int]]) -> None:
+        steps.put_nowait(data["rows"])
+
+    return Litestar([enqueue, go_on], plugins=[plugin], debug=debug, logging_config=None, **options)
 
 
 @pytest.fixture
@@ -71,39 +100,202 @@ def page(browser: Browser) -> Generator[Page, None, None]:
     said: list[str] = []
     with browser.new_context() as context:
         page = context.new_page()
-        page.set_default_timeout(10_000)
-        page.on("console", lambda message: said.append(message.text))
+        page.set_default_timeout(15_000)
+        page.on("console", lambda message: said.append(message.text) if "status of 4" not in message.text else None)
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("dialog", lambda dialog: said.append(dialog.message))
-        page.on("requestfailed", lambda request: said.append(request.url) if "live" not in page.url else None)
         yield page
         page.wait_for_load_state()
         assert not page.evaluate("window.pwned")
     assert not said
 
 
-def test_a_person_finds_the_queues_and_the_job(page: Page, serve: Callable[..., str]) -> None:
-    url = serve(shop())
-    httpx.post(f"{url}/track/track", json={"key": "job-1", "value": "seven"})
-    page.goto(f"{url}/saq")
-    expect(page.get_by_role("heading", name="Queues")).to_be_visible()
-    expect(page.get_by_role("link", name="emails")).to_be_visible()
-    page.get_by_role("link", name="default").click()
-    expect(page.get_by_role("heading", name="Queue default")).to_be_visible()
-    page.get_by_role("link", name="job-1").click()
-    expect(page.get_by_text('{"value": "seven"}')).to_be_visible()
-    expect(page.locator("dd.complete")).to_have_text("complete")
-    page.get_by_role("link", name="SAQ").click()
-    expect(page.get_by_role("heading", name="Queues")).to_be_visible()
+Serve = Callable[..., str]
 
 
-def test_the_page_follows_what_happens(page: Page, serve: Callable[..., str]) -> None:
+def test_find_why_last_nights_report_failed_and_run_it_again_with_other_arguments(page: Page, serve: Serve) -> None:
+    url = serve(shop())
+    httpx.post(f"{url}/track/report", json={"key": "nightly", "days": 0, "team": "sales"})
+    page.goto(f"{url}/saq")
+    failed = page.get_by_role("heading", name="Failed last").locator("xpath=ancestor::section")
+    failed.get_by_role("link", name="report").click()
+    expect(page.locator(".raised")).to_have_text("ValueError: there is no report of 0 days")
+    expect(page.locator(".source .here").last).to_contain_text('raise ValueError(f"there is no report of')
+    page.get_by_role("link", name="Retry with other arguments").click()
+    expect(page.get_by_label("team")).to_have_value("sales")
+    page.get_by_label("days").fill("many")
+    page.get_by_role("button", name="Enqueue").click()
+    expect(page.get_by_role("alert")).to_contain_text("days")
+    expect(page.get_by_label("days")).to_have_value("many")
+    page.get_by_label("days").fill("7")
+    page.get_by_role("button", name="Enqueue").click()
+    expect(page.get_by_text("The job was enqueued.")).to_be_visible()
+    expect(page.locator("h1 .badge")).to_have_text("complete")
+    expect(page.get_by_label("Result")).to_contain_text('"days": 7')
+    page.get_by_role("link", name="nightly").click()
+    expect(page.locator("h1 .badge")).to_have_text("failed")
+
+
+def test_pause_a_schedule_change_it_and_run_it_now(page: Page, serve: Serve) -> None:
     url = serve(shop())
     page.goto(f"{url}/saq")
-    expect(page.get_by_text("No job waits or runs")).to_be_visible()
-    httpx.post(f"{url}/track/track", json={"key": "new-one", "value": "<b>bold</b>"})
-    expect(page.get_by_role("link", name="new-one")).to_be_visible()
-    expect(page.get_by_text("<b>bold</b>")).to_be_visible()
+    page.get_by_role("link", name="Schedules").click()
+    page.get_by_role("button", name="Pause mail").click()
+    expect(page.locator("#paused")).to_contain_text("Paused by 127.0.0.1")
+    page.get_by_role("button", name="Resume").click()
+    expect(page.get_by_role("button", name="Pause")).to_be_visible()
+    page.get_by_label("Cron expression").fill("nonsense")
+    page.get_by_role("button", name="Change").click()
+    expect(page.get_by_role("alert")).to_contain_text("nonsense")
+    page.get_by_label("Cron expression").fill("30 4 * * *")
+    page.get_by_role("button", name="Change").click()
+    expect(page.locator("#changed")).to_contain_text("The code declares 0 3 * * *")
+    page.get_by_role("button", name="Reset to the code's").click()
+    expect(page.get_by_label("Cron expression")).to_have_value("0 3 * * *")
+    page.get_by_role("button", name="Run now").click()
+    expect(page.locator("h1 .badge")).to_have_text("complete")
+
+
+def test_follow_a_running_import(page: Page, serve: Serve) -> None:
+    url = serve(shop())
+    httpx.post(f"{url}/track/import_rows", json={"key": "import", "rows": 300})
+    page.goto(f"{url}/saq/queues/default/jobs/import")
+    expect(page.locator("h1 .badge")).to_have_text("active")
+    page.get_by_text("All of it as text").or_(page.get_by_role("heading", name="About")).first.focus()
+    for done in (120, 300):
+        httpx.post(f"{url}/import-goes-on", json={"rows": done if done == 120 else 180})
+        expect(page.get_by_text(f"imported {done} rows")).to_be_visible()
+        if done == 120:
+            expect(page.locator(".running strong")).to_have_text("40 %")
+            expect(page.get_by_text("row 120 of 300")).to_be_visible()
+    expect(page.locator("h1 .badge")).to_have_text("complete")
+
+
+def test_watch_throughput(page: Page, serve: Serve) -> None:
+    page.goto(f"{serve(shop_day())}/saq")
+    chart = page.get_by_role("img", name=re.compile("^Attempts that ended in the last hour"))
+    expect(chart).to_be_visible()
+    assert chart.locator("rect.good").count() > 30
+    page.get_by_role("link", name="Last day").click()
+    expect(page.get_by_role("img", name=re.compile("^Attempts that ended in the last day"))).to_be_visible()
+    expect(page.get_by_role("img", name=re.compile("^Wait in the last day"))).to_be_visible()
+
+
+def test_retry_two_hundred_failures_at_once(page: Page, serve: Serve) -> None:
+    url = serve(shop())
+    with httpx.Client() as client:
+        for number in range(200):
+            client.post(f"{url}/track/fail", json={"key": f"job-{number}", "why": "the mail server is away"})
+    page.goto(f"{url}/saq/jobs?state=failed")
+    expect(page.get_by_text("All that match (200):")).to_be_visible()
+    page.get_by_role("button", name="Delete all…").hover()
+    page.get_by_role("button", name="Retry all…").click()
+    expect(page.get_by_role("heading", name="Retry 200 failed jobs?")).to_be_visible()
+    page.get_by_label("To confirm, type the number 200").fill("20")
+    page.get_by_role("button", name="Retry 200").click()
+    expect(page.get_by_text("Nothing was done")).to_be_visible()
+    page.get_by_label("To confirm, type the number 200").fill("200")
+    page.get_by_role("button", name="Retry 200").click()
+    expect(page.get_by_text("200 jobs were sent to run again.")).to_be_visible()
+    jobs = httpx.get(f"{url}/saq/api/jobs?state=failed&limit=500").json()["jobs"]
+    assert len(jobs) <= 200
+
+
+def test_choose_some_jobs_and_delete_them(page: Page, serve: Serve) -> None:
+    url = serve(shop())
+    for number in range(3):
+        httpx.post(f"{url}/track/fail", json={"key": f"job-{number}", "why": "rain"})
+    page.goto(f"{url}/saq/jobs?state=failed")
+    expect(page.locator("tbody tr")).to_have_count(3)
+    page.get_by_label("fail job-1").check()
+    expect(page.get_by_text("Selected (1):")).to_be_visible()
+    httpx.post(f"{url}/track/fail", json={"key": "new", "why": "rain"})
+    page.wait_for_timeout(6_000)  # more than two looks: what was chosen stays as it was
+    expect(page.get_by_label("fail job-1")).to_be_checked()
+    page.get_by_role("button", name="Delete", exact=True).click()
+    expect(page.get_by_text("1 job was deleted.")).to_be_visible()
+    expect(page.locator("tbody tr")).to_have_count(3)
+    expect(page.get_by_label("fail job-1")).to_have_count(0)
+    page.get_by_label("Select all").check()
+    expect(page.get_by_text("Selected (3):")).to_be_visible()
+
+
+def test_enqueue_a_task_from_its_form(page: Page, serve: Serve) -> None:
+    url = serve(shop())
+    page.goto(f"{url}/saq/tasks")
+    page.get_by_role("link", name="report").click()
+    expect(page.get_by_text("Mail the team what was sold.")).to_be_visible()
+    expect(page.get_by_label("days")).to_be_visible()
+    page.get_by_label("days").fill("3")
+    page.wait_for_timeout(6_000)  # more than two looks: what was typed stays
+    expect(page.get_by_label("days")).to_have_value("3")
+    page.get_by_role("button", name="Enqueue").click()
+    expect(page.locator("h1 .badge")).to_have_text("complete")
+
+
+def test_pause_a_queue_and_see_who_did(page: Page, serve: Serve) -> None:
+    url = serve(shop())
+    page.goto(f"{url}/saq/queues")
+    page.get_by_role("button", name="Pause default").click()
+    expect(page.get_by_text("Nothing is started until it is resumed.")).to_be_visible()
+    page.get_by_role("link", name="Overview").click()
+    expect(page.get_by_text("Queue default is paused by 127.0.0.1")).to_be_visible()
+
+
+def test_be_refused_without_credentials(browser: Browser, serve: Serve) -> None:
+    url = serve(shop(dashboard=DashboardConfig(guards=[BasicAuth({"ada": "correct-horse"})]), debug=False))
+    with browser.new_context() as context:
+        page = context.new_page()
+        answer = page.request.get(f"{url}/saq", headers={"accept": "text/html"})
+        assert answer.status == 401
+        assert "This needs a name and a password." in answer.text()
+    with browser.new_context(http_credentials={"username": "ada", "password": "correct-horse"}) as context:
+        page = context.new_page()
+        page.goto(f"{url}/saq")
+        expect(page.get_by_role("heading", name="Overview")).to_be_visible()
+
+
+def test_a_closed_dashboard_says_how_to_open_it(browser: Browser, serve: Serve) -> None:
+    url = serve(shop(debug=False))
+    with browser.new_context() as context:
+        page = context.new_page()
+        answer = page.goto(f"{url}/saq")
+        assert answer is not None
+        assert answer.status == 403
+        expect(page.get_by_text("DashboardConfig(guards=[…])")).to_be_visible()
+
+
+def test_see_no_secret(page: Page, serve: Serve) -> None:
+    url = serve(shop(dashboard=DashboardConfig(redact=["customer_ref"])))
+    arguments = {"password": SECRET, "nested": {"api_key": SECRET, "customer_ref": SECRET}}
+    httpx.post(f"{url}/track/track", json={"key": "argument", "value": arguments})
+    httpx.post(f"{url}/track/fail", json={"key": "error", "why": f"redis://user:{SECRET}@host said no"})
+    for path in ("", "/jobs?state=complete", "/jobs?state=failed", "/queues/default", "/queues/default/jobs/argument",
+                 "/queues/default/jobs/argument/copies", "/queues/default/jobs/error"):  # fmt: skip
+        page.goto(f"{url}/saq{path}")
+        assert SECRET not in page.content()
+
+
+@pytest.mark.parametrize("payload", PAYLOADS, ids=["props", "attrs", "sel", "markup"])
+def test_a_strangers_arguments_stay_text(page: Page, serve: Serve, payload: dict[str, Any]) -> None:
+    url = serve(shop())
+    markup = f'<img src=x onerror="{PWNED}">'
+    httpx.post(f"{url}/track/track", json={"key": "argument", **payload})
+    httpx.post(f"{url}/track/track", json={"key": "result", "value": payload, "tag": markup})
+    httpx.post(f"{url}/track/fail", json={"key": "error", "why": str(payload)})
+    httpx.post(f"{url}/track/fail", json={"key": markup, "why": markup, "tag": markup})
+    jobs = [f"/queues/default/jobs/{key}" for key in ("argument", "result", "error")]
+    for path in ("", "/jobs?state=complete", "/jobs?state=failed", "/queues/default", "/tasks/fail", *jobs,
+                 "/queues/default/jobs/result/copies", "/jobs?state=failed&q=%3Cimg%20src"):  # fmt: skip
+        page.goto(f"{url}/saq{path}")
+        assert "SAQ" in page.title()
+        for element in page.locator("td, pre, .brief li").all()[:12]:
+            element.hover(force=True)
+        assert page.title() != "PWNED"
+        assert page.evaluate("window.pwned") is None
+        assert (
+            page.locator("main img, main iframe, main script, main [style], main [onclick], main [onload]").count() == 0
+        )
 
 
 @pytest.mark.parametrize(
@@ -111,42 +303,55 @@ def test_the_page_follows_what_happens(page: Page, serve: Callable[..., str]) ->
     [{}, {"csrf_config": CSRFConfig(secret="s" * 32), "compression_config": CompressionConfig("gzip", minimum_size=1)}],
     ids=["plain", "with CSRF tokens and compression"],
 )
-def test_buttons_abort_and_retry(page: Page, serve: Callable[..., str], options: dict[str, Any]) -> None:
+def test_buttons_abort_and_retry(page: Page, serve: Serve, options: dict[str, Any]) -> None:
     url = serve(shop(**options))
     httpx.post(f"{url}/track/wait", json={"key": "a/b c%"})
-    page.goto(f"{url}/saq/queues/default")
+    page.goto(f"{url}/saq/jobs?state=active")
     page.get_by_role("link", name="a/b c%").click()
-    expect(page.locator("dd.active")).to_be_visible()
+    badge = page.locator("h1 .badge")
+    expect(badge).to_have_text("active")
     page.get_by_role("button", name="Abort").click()
-    expect(page.locator("dd.aborted")).to_be_visible()
+    expect(badge).to_have_text("aborted")
     expect(page.get_by_text("aborted from the dashboard by 127.0.0.1")).to_be_visible()
     page.get_by_role("button", name="Retry").click()
-    expect(page.locator("dd.active")).to_be_visible()
-    page.get_by_role("button", name="Abort").click()
-    expect(page.get_by_role("button", name="Retry")).to_be_visible()
+    expect(badge).to_have_text("active")
 
 
-@pytest.mark.parametrize("payload", PAYLOADS, ids=["props", "attrs", "sel", "markup"])
-def test_a_strangers_arguments_stay_text(page: Page, serve: Callable[..., str], payload: dict[str, Any]) -> None:
+def test_the_page_follows_what_happens_and_keeps_what_was_opened(page: Page, serve: Serve) -> None:
     url = serve(shop())
-    httpx.post(f"{url}/track/track", json={"key": "argument", **payload})
-    httpx.post(f"{url}/track/track", json={"key": "result", "value": payload})
-    httpx.post(f"{url}/track/fail", json={"key": "error", "why": str(payload)})
-    httpx.post(f"{url}/track/track", json={"key": f'<img src=x onerror="{PWNED}">', **payload})
-    for path in ("", "/queues/default", *(f"/queues/default/jobs/{key}" for key in ("argument", "result", "error"))):
-        page.goto(f"{url}/saq{path}")
-        title = page.title()
-        assert "SAQ" in title
-        for element in page.locator("td, pre").all()[:20]:
-            element.hover(force=True)
-        page.wait_for_timeout(100)
-        assert page.title() == title
-        assert page.evaluate("window.pwned") is None
-        assert page.locator("main img, main iframe, main svg, main script, main [style], main [onclick]").count() == 0
-        assert next(iter(payload)) in page.locator("main").inner_text()
+    page.goto(f"{url}/saq/jobs?state=complete")
+    expect(page.get_by_text("There are no jobs yet.")).to_be_visible()
+    httpx.post(f"{url}/track/track", json={"key": "new-one", "value": "<b>bold</b>"})
+    expect(page.get_by_role("link", name="new-one")).to_be_visible()
+    httpx.post(f"{url}/track/fail", json={"key": "broken", "why": "rain"})
+    page.goto(f"{url}/saq/queues/default/jobs/broken")
+    opened = page.locator("#trace-text")
+    opened.locator("summary").click()
+    page.wait_for_timeout(3_500)
+    expect(opened).to_have_attribute("open", "")
+    page.get_by_role("button", name="Live").click()
+    expect(page.get_by_role("button", name="Stopped")).to_be_visible()
 
 
-def test_other_sites_can_neither_read_it_nor_press_its_buttons(browser: Browser, serve: Callable[..., str]) -> None:
+def test_a_hidden_tab_asks_nothing(browser: Browser, serve: Serve) -> None:
+    url = serve(shop())
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => window.away === true })")
+        page.goto(f"{url}/saq")
+        with page.expect_request(f"{url}/saq"):
+            pass
+        asked: list[str] = []
+        page.evaluate("window.away = true; document.dispatchEvent(new Event('visibilitychange'))")
+        page.wait_for_timeout(500)  # for what was on its way
+        page.on("request", lambda request: asked.append(request.url))
+        page.wait_for_timeout(4_000)
+        assert asked == []
+        with page.expect_request(f"{url}/saq"):
+            page.evaluate("window.away = false; document.dispatchEvent(new Event('visibilitychange'))")
+
+
+def test_other_sites_can_neither_read_it_nor_press_its_buttons(browser: Browser, serve: Serve) -> None:
     url = serve(shop())
     httpx.post(f"{url}/track/wait", json={"key": "job-1"})
     elsewhere = serve(shop()).replace("localhost", "127.0.0.1")  # another site to the browser, in the same debug mode
@@ -165,44 +370,75 @@ def test_other_sites_can_neither_read_it_nor_press_its_buttons(browser: Browser,
                     form.submit()
                 }}"""
             )
-        assert "403" in page.locator("h1").inner_text()
+        assert "403" in page.locator("main").inner_text()
     status = httpx.get(f"{url}/saq/api/queues/default/jobs/job-1").json()["job"]["status"]
     assert status == "active"
 
 
-def test_it_works_under_a_root_path(page: Page, serve: Callable[..., str]) -> None:
+def test_it_works_under_a_root_path(page: Page, serve: Serve) -> None:
     url = serve(shop(), root_path="/shop")
     httpx.post(f"{url}/track/fail", json={"key": "job-1", "why": "rain"})
     # uvicorn puts the root path before what it is sent, as behind a proxy that took it off.
     page.goto(f"{url}/saq")
-    page.get_by_role("link", name="default").click()
+    page.get_by_role("link", name="Jobs").click()
     page.get_by_role("link", name="job-1").click()
     expect(page.get_by_text("RuntimeError: rain").first).to_be_visible()
-    page.get_by_role("button", name="Retry").click()
+    page.get_by_role("button", name="Retry", exact=True).click()
     expect(page.get_by_text("RuntimeError: rain").first).to_be_visible()
 
 
-def test_without_javascript_it_works_too(browser: Browser, serve: Callable[..., str]) -> None:
+def test_without_javascript_it_works_too(browser: Browser, serve: Serve) -> None:
     url = serve(shop())
-    httpx.post(f"{url}/track/fail", json={"key": "job-1", "why": "rain"})
+    for number in range(3):
+        httpx.post(f"{url}/track/fail", json={"key": f"job-{number}", "why": "rain"})
     with browser.new_context(java_script_enabled=False) as context:
         page = context.new_page()
-        page.goto(f"{url}/saq/queues/default")
-        page.get_by_role("link", name="job-1").click()
-        page.get_by_role("button", name="Retry").click()
-        expect(page.get_by_role("heading", name="job-1")).to_be_visible()
-        while not page.get_by_role("button", name="Retry").is_visible():
-            page.reload()
-        expect(page.get_by_text("RuntimeError: rain").first).to_be_visible()
+        page.goto(f"{url}/saq/jobs?state=failed")
+        page.get_by_label("Id or text").fill("job-1")
+        page.get_by_role("button", name="Search").click()
+        expect(page.get_by_role("heading", name="fail")).to_be_visible()
+        page.get_by_role("button", name="Retry", exact=True).click()
+        expect(page.get_by_text("The job runs again.")).to_be_visible()
+        page.goto(f"{url}/saq/jobs?state=failed")
+        page.get_by_label("fail job-2").check()
+        page.get_by_role("button", name="Delete", exact=True).click()
+        expect(page.get_by_text("1 job was deleted.")).to_be_visible()
 
 
-def test_a_closed_dashboard_says_how_to_open_it(browser: Browser, serve: Callable[..., str]) -> None:
-    app = shop()
-    app.debug = False
-    url = serve(app)
-    with browser.new_context() as context:
+# ------------------------------------------------------------------------------------------------ for everybody
+
+FORMS: Final = {
+    "copy": "/queues/default/jobs/weekly-report-2026-W47/copies",
+    "purge": "/queues/emails/purge",
+    "schedule": "/schedules/weekly_report",
+    "new schedule": "/schedules/new",
+    "nothing found": "/jobs?state=failed&task=nothing",
+    "nothing here": "/no/such/page",
+}
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+def test_every_page_is_accessible_and_fits(browser: Browser, serve: Serve, scheme: Any, width: int) -> None:
+    """By axe's rules for WCAG 2.2 AA and good practice: contrast, names, labels, landmarks, order of headings, …"""
+    url = serve(shop_day())
+    with browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}, bypass_csp=True) as context:
         page = context.new_page()
-        answer = page.goto(f"{url}/saq")
-        assert answer is not None
-        assert answer.status == 403
-        expect(page.get_by_text("DashboardConfig(guards=[…])")).to_be_visible()
+        for name, path in {**PAGES, **FORMS}.items():
+            page.goto(f"{url}/saq{path}")
+            page.add_script_tag(content=AXE)
+            found = page.evaluate("async () => (await axe.run()).violations")
+            problems = [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found]
+            assert not problems, f"{name}: {problems}"
+            assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide"
+
+
+def test_the_keyboard_reaches_everything_and_shows_where_it_is(page: Page, serve: Serve) -> None:
+    page.goto(f"{serve(shop_day())}/saq/jobs?state=failed")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the content")).to_be_focused()
+    page.keyboard.press("Enter")
+    page.keyboard.press("Tab")
+    expect(page.locator("main :focus")).to_have_count(1)
+    outline = page.evaluate("getComputedStyle(document.activeElement).outlineStyle")
+    assert outline == "solid"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -13,6 +14,7 @@ from saq.job import Status
 from litestar_tasks import ConfigurationError
 from litestar_tasks.queues.base import Settlement, TaskQueue
 from litestar_tasks.queues.operations import BOUNDS, BulkAction, JobFilter, JobState, Minute, TaskMinute
+from litestar_tasks.queues.reports import process_report
 from tests.conformance.hands import (
     Hand,
     MakeQueue,
@@ -21,6 +23,7 @@ from tests.conformance.hands import (
     eventually,
     keys_of,
     listed,
+    millis,
     needs,
     record,
     spec,
@@ -472,3 +475,42 @@ async def test_many_jobs_of_one_key_at_once_are_still_one(queue: TaskQueue) -> N
     submissions, reran = await asyncio.gather(queue.submit_many([spec("k"), spec("k")]), queue.rerun("k"))
     assert sum(not one.deduplicated for one in submissions) + reran == 1
     assert await queue.count("queued") == 1
+
+
+# Workers
+
+
+async def test_workers_are_known_by_what_they_said_last(make: MakeQueue) -> None:
+    queue = await make("work")
+    assert await queue.workers() == []
+    said: Any = {"stats": {"complete": 3, "failed": 1}, "queue_key": "work", "metadata": {"zone": "b"}}
+    moment = millis()
+    said |= process_report(started=moment - 60_000, running=2, concurrency=10)
+    await queue.write_worker_info("one", said, ttl=60)
+    (one,) = await queue.workers()
+    assert (one.id, one.queue, one.pid, one.running, one.concurrency) == ("one", queue.label, os.getpid(), 2, 10)
+    assert (one.complete, one.failed, one.metadata, one.lost) == (3, 1, {"zone": "b"}, False)
+    assert one.started == datetime.fromtimestamp((moment - 60_000) / 1000, UTC)
+    assert list((await queue.info())["workers"]) == ["one"]
+
+
+async def test_a_worker_that_fell_silent_is_lost_and_one_that_stopped_is_not(make: MakeQueue) -> None:
+    queue = await make("work")
+    silent: Any = process_report(started=millis(), running=0, concurrency=1)
+    silent["process"]["seen"] = millis() - 90_000
+    await queue.write_worker_info("silent", silent, ttl=60)
+    stopped: Any = process_report(started=millis(), running=0, concurrency=1, stopped=True)
+    await queue.write_worker_info("stopped", stopped, ttl=60)
+    assert [(worker.id, worker.lost) for worker in await queue.workers()] == [("silent", True)]
+    assert (await queue.info())["workers"] == {}
+
+
+async def test_what_a_worker_of_stock_saq_says_is_read_too(make: MakeQueue) -> None:
+    queue = await make("work")
+    await queue.worker_info("stock", "work")
+    odd: Any = {"stats": "none", "process": {"pid": "x", "load": None}, "metadata": 3}
+    await queue.write_worker_info("odd", odd, ttl=60)
+    assert sorted((worker.id, worker.pid, worker.lost) for worker in await queue.workers()) == [
+        ("odd", 0, False),
+        ("stock", 0, False),
+    ]

@@ -1,20 +1,25 @@
-"""The dashboard: what the queues hold, and two buttons.
+"""The dashboard: what the queues hold, how the tasks fare, and what can be done about it.
 
 One route serves everything under ``DashboardConfig.path``, so that one list of guards is the only door::
 
-    access      who may come in, and from which pages
-    headers     what every response says to the browser
-    places      addresses: job keys with slashes, relative links under any proxy prefix
-    redaction   values as text, without secrets, cut to a length
-    views       what there is to see, as plain values
-    actions     retry and abort
-    answers     those values as JSON or as pages
-    routes      which address shows what
+    access, basic_auth      who may come in, from which pages, and who may act
+    headers                 what every response says to the browser
+    places, visit, routes   addresses: which one means what
+    redaction, words        values, moments and numbers as text, without secrets
+    watch, asking, stats    what queues are asked, and what comes of it
+    overview, jobs, job, tasks, schedules, queues, workers
+                            a module for each noun: its pages, and what can be done there
+    search, job_view, tracebacks, forms, charts, history
+                            parts of those pages
+    api, api_types, openapi the same as JSON
+    answers                 pages from templates, files, redirects
 """
 
 from __future__ import annotations
 
 from litestar_tasks.dashboard.access import announce
+from litestar_tasks.dashboard.basic_auth import BasicAuth
+from litestar_tasks.dashboard.openapi import describe
 from litestar_tasks.dashboard.routes import dashboard_handlers
 
-__all__ = ("announce", "dashboard_handlers")
+__all__ = ("BasicAuth", "announce", "dashboard_handlers", "describe")

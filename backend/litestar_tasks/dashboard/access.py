@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
+from inspect import isawaitable
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
-from litestar.exceptions import PermissionDeniedException
+from litestar.exceptions import HTTPException, PermissionDeniedException
 
 if TYPE_CHECKING:
     from litestar import Litestar
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from litestar_tasks.config import DashboardConfig
 
-__all__ = ("announce", "guards")
+__all__ = ("announce", "guards", "may_act")
 
 # litestar.types.Guard, with its type arguments.
 _Guard: TypeAlias = "Callable[[ASGIConnection[Any, Any, Any, Any], BaseRouteHandler], Awaitable[None] | None]"
@@ -44,7 +45,36 @@ _PROXY_HEADERS: Final = frozenset(
 
 def guards(config: DashboardConfig) -> list[_Guard]:
     """The guards of every request to the dashboard."""
-    return [*(config.guards or [_from_this_machine_in_debug_mode]), _from_own_pages]
+
+    async def acting(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        if getattr(connection, "method", "") in _SAFE_METHODS:
+            return
+        if config.read_only:
+            raise PermissionDeniedException("Nothing can be changed here: the dashboard is read-only.")
+        for guard in config.acting_guards:
+            await _ask(guard, connection, handler)
+
+    return [*(config.guards or [_from_this_machine_in_debug_mode]), _from_own_pages, acting]
+
+
+async def may_act(
+    config: DashboardConfig, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler
+) -> bool:
+    """Whether who sent a request that was let in may change anything, too."""
+    if config.read_only:
+        return False
+    try:
+        for guard in config.acting_guards:
+            await _ask(guard, connection, handler)
+    except HTTPException:
+        return False
+    return True
+
+
+async def _ask(guard: Any, connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    answer = guard(connection, handler)
+    if isawaitable(answer):
+        await answer
 
 
 def announce(config: DashboardConfig, app: Litestar) -> None:

@@ -23,7 +23,6 @@ _HEADERS: Final = {
     "referrer-policy": "same-origin",
     "cross-origin-opener-policy": "same-origin",
     "cross-origin-resource-policy": "same-origin",
-    "cache-control": "no-store",
 }
 
 
@@ -36,6 +35,7 @@ def safe_headers(app: ASGIApp) -> ASGIApp:
                 headers = MutableScopeHeaders.from_message(message)
                 for name, value in _HEADERS.items():
                     headers[name] = value
+                headers.setdefault("cache-control", "no-store")  # files say for how long they are good
             await send(message)
 
         await app(scope, receive, send_with_headers)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from litestar_tasks.keyring import is_sealed
 from litestar_tasks.redaction import MASK, masked_end, masked_text
 
-__all__ = ("printable", "shown", "shown_end")
+__all__ = ("Redactor", "printable")
 
 _DEEPEST: Final = 32
 _LONGEST_NAME: Final = 200
@@ -29,21 +29,57 @@ _PARTS: Final = re.compile(
 _EACH_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
-def shown(value: Any, limit: int) -> str:
-    """A value as text, JSON unless it is text already: masked, of at most about ``limit`` characters."""
-    if value is None:
-        return ""
-    masked = _Budget(limit).mask(value, 0)
-    text = masked if isinstance(masked, str) else json.dumps(masked, ensure_ascii=False)
-    # What names and punctuation add to the budget; a text's own cut says how long it was.
-    return printable(text if len(text) <= limit + _LONGEST_NAME else f"{text[:limit]}…")
+class Redactor:
+    """Makes of values what may be shown.
 
+    Args:
+        patterns: Regular expressions for what is secret beside what is known for it, as ``DashboardConfig.redact``.
+            Defaults to none.
+    """
 
-def shown_end(text: str | None, limit: int) -> str:
-    """The end of a text, where a traceback says what happened: masked, of at most about ``limit`` characters."""
-    if not text:
-        return ""
-    return printable(masked_end(text, limit))
+    def __init__(self, patterns: Sequence[str] = ()) -> None:
+        self._own = re.compile("|".join(f"(?:{one})" for one in patterns), re.IGNORECASE) if patterns else None
+
+    def text(self, text: str) -> str:
+        """A text without what looks like a secret."""
+        masked = masked_text(text)
+        return printable(masked if self._own is None else self._own.sub(MASK, masked))
+
+    def end(self, text: str | None, limit: int) -> str:
+        """The end of a text, where a traceback says what happened: masked, of at most about ``limit`` characters."""
+        if not text:
+            return ""
+        masked = masked_end(text, limit)
+        return printable(masked if self._own is None else self._own.sub(MASK, masked))
+
+    def value(self, value: Any, limit: int, *, secret: Collection[str] = ()) -> Any:
+        """A value in JSON's own types: masked, of at most about ``limit`` characters.
+
+        Args:
+            value: Anything that a record holds.
+            limit: Where to stop.
+            secret: Names of its own fields that are hidden, whatever they are called. Defaults to none.
+        """
+        if secret and isinstance(value, Mapping):
+            value = {name: MASK if name in secret else item for name, item in value.items()}
+        return _Budget(self, limit).mask(value, 0)
+
+    def shown(self, value: Any, limit: int, *, secret: Collection[str] = (), indent: int | None = None) -> str:
+        """A value as text, JSON unless it is text already: masked, of at most about ``limit`` characters."""
+        if value is None:
+            return ""
+        masked = self.value(value, limit, secret=secret)
+        text = masked if isinstance(masked, str) else json.dumps(masked, ensure_ascii=False, indent=indent)
+        # What names and punctuation add to the budget; a text's own cut says how long it was.
+        return printable(text if indent or len(text) <= limit + _LONGEST_NAME else f"{text[:limit]}…")
+
+    def is_secret(self, name: str) -> bool:
+        """Whether a field of this name holds what nobody should read: ``password``, ``apiKey``, ``CARD_NUMBER``."""
+        if any(_WORDS.fullmatch(word.lower()) for word in _EACH_WORD.findall(name)):
+            return True
+        if self._own is not None and self._own.search(name):
+            return True
+        return _PARTS.search(re.sub(r"[^a-z]", "", name.lower())) is not None
 
 
 def printable(text: str) -> str:
@@ -54,7 +90,8 @@ def printable(text: str) -> str:
 class _Budget:
     """Masks a value's parts until enough characters are there to be shown: payloads can be large, pages are not."""
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, redactor: Redactor, limit: int) -> None:
+        self._redactor = redactor
         self._left = limit
 
     def mask(self, value: Any, depth: int) -> Any:
@@ -72,7 +109,7 @@ class _Budget:
     def _text(self, text: str) -> str:
         limit = self._left
         self._left -= len(text)
-        masked = masked_text(text[: limit + _MARGIN])
+        masked = self._redactor.text(text[: limit + _MARGIN])
         return masked if len(text) <= limit else f"{masked[:limit]}… ({len(text)} characters)"
 
     def _mapping(self, value: Mapping[Any, Any], depth: int) -> dict[str, Any]:
@@ -83,7 +120,8 @@ class _Budget:
                 break
             name = str(key)[:_LONGEST_NAME]
             self._left -= len(name)
-            found[masked_text(name)] = MASK if _is_secret(name) else self.mask(item, depth + 1)
+            shown = self._redactor.text(name)
+            found[shown] = MASK if self._redactor.is_secret(name) else self.mask(item, depth + 1)
         return found
 
     def _items(self, value: Iterable[Any], depth: int) -> list[Any]:
@@ -94,10 +132,3 @@ class _Budget:
                 found.append("…")
                 break
         return found
-
-
-def _is_secret(name: str) -> bool:
-    """Whether a field of this name holds what nobody should read: ``password``, ``apiKey``, ``CARD_NUMBER``."""
-    if any(_WORDS.fullmatch(word.lower()) for word in _EACH_WORD.findall(name)):
-        return True
-    return _PARTS.search(re.sub(r"[^a-z]", "", name.lower())) is not None

@@ -1,4 +1,4 @@
-"""Which address shows what.
+"""The one door, and what is behind it.
 
 Litestar sees one route for everything below the dashboard's path, whatever the method: so no address of it, known or
 not, can be reached around the guards; and a job's key is read from the raw path, where ``%2F`` is not yet a slash.
@@ -7,11 +7,9 @@ not, can be reached around the guards; and a job's key is read from the raw path
 from __future__ import annotations
 
 import logging
-import re
 import traceback
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from litestar import Request, Router, route
@@ -21,33 +19,52 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.response import Response
 from litestar_saq import TaskQueues
 
-from litestar_tasks.dashboard import access, actions, answers, views
+from litestar_tasks.dashboard import access, answers, api, job, jobs, overview, queues, schedules, tasks, workers
 from litestar_tasks.dashboard.headers import safe_headers
 from litestar_tasks.dashboard.places import Place, locate
+from litestar_tasks.dashboard.redaction import Redactor
+from litestar_tasks.dashboard.visit import Answer, Dashboard, Route, Visit
+from litestar_tasks.dashboard.visit import route as address
 from litestar_tasks.redaction import masked_text
 
 if TYPE_CHECKING:
+    from litestar.handlers import BaseRouteHandler
     from litestar.types import ControllerRouterHandler
 
     from litestar_tasks.config import DashboardConfig
     from litestar_tasks.queues.base import TaskQueue
+    from litestar_tasks.registry import Registry
 
 __all__ = ("dashboard_handlers",)
 
 logger = logging.getLogger("litestar_tasks.dashboard")
 
-_Answer: TypeAlias = Response[Any]
+_HINTS: Final[Mapping[int, tuple[str, str]]] = {
+    400: ("That cannot be understood", "Go back, and try again."),
+    401: ("Who are you?", "Reload the page, and give your name and password."),
+    403: ("This is closed to you", ""),
+    404: (
+        "Nothing is here",
+        "It may have been deleted, or its record may have expired. The search finds what is kept.",
+    ),
+    405: ("Nothing was done", "This address takes another method."),
+    409: ("That cannot be done now", "Go back and look again: it may have changed meanwhile."),
+    500: ("Something is wrong here", "The server's log says what; this page tries again by itself."),
+    503: ("The queues do not answer", "This page tries again by itself. Jobs that run go on; results are kept."),
+}
 
 
-def dashboard_handlers(config: DashboardConfig) -> list[ControllerRouterHandler]:
+def dashboard_handlers(config: DashboardConfig, registry: Registry) -> list[ControllerRouterHandler]:
     """The dashboard's route, for an app that provides ``task_queues``.
 
     Args:
         config: Where it is, and who may see it.
+        registry: The tasks and schedules.
 
     Returns:
         What goes into the app's route handlers.
     """
+    shared = Dashboard(config, registry, Redactor(config.redact))
 
     @route(
         ["/", "/{rest:path}"],
@@ -55,11 +72,13 @@ def dashboard_handlers(config: DashboardConfig) -> list[ControllerRouterHandler]
         name="litestar_tasks:dashboard",
     )
     async def dashboard(request: Request[Any, Any, Any], task_queues: NamedDependency[TaskQueues]) -> Response[Any]:
-        visit = _Visit(
+        visit = Visit(
             request,
             locate(request.scope, config.path),
             # Ours by construction; litestar-saq's annotation says no more than SAQ's Queue.
             cast("Mapping[str, TaskQueue]", task_queues.queues),
+            shared,
+            await access.may_act(config, request, cast("BaseRouteHandler", request.route_handler)),
         )
         return await _show(visit)
 
@@ -86,45 +105,28 @@ def dashboard_handlers(config: DashboardConfig) -> list[ControllerRouterHandler]
     ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Visit:
-    """A request that was let in."""
-
-    request: Request[Any, Any, Any]
-    place: Place
-    queues: Mapping[str, TaskQueue]
-
-    def queue(self, label: str) -> TaskQueue:
-        """A queue by its label.
-
-        Raises:
-            NotFoundException: There is none; names those that exist.
-        """
-        if label in self.queues:
-            return self.queues[label]
-        raise NotFoundException(f"There is no queue {label!r}. There are: {', '.join(self.queues) or 'none'}.")
-
-
-async def _show(visit: _Visit) -> _Answer:
+async def _show(visit: Visit) -> Answer:
     method = "GET" if visit.request.method == "HEAD" else visit.request.method
     allowed: list[str] = []
-    for expected, pattern, handler in _ROUTES:
-        if (match := pattern.fullmatch(visit.place.rest)) is None:
+    for known in _ROUTES:
+        if (match := known.pattern.fullmatch(visit.place.rest)) is None:
             continue
-        if expected == method:
-            return await handler(visit, **{name: unquote(value) for name, value in match.groupdict().items()})
-        allowed.append(expected)
+        if known.method == method:
+            return await known.handler(visit, **{name: unquote(value) for name, value in match.groupdict().items()})
+        allowed.append(known.method)
     if allowed:
-        raise MethodNotAllowedException(f"This takes {' and '.join(allowed)}.", headers={"allow": ", ".join(allowed)})
+        methods = sorted(set(allowed))
+        raise MethodNotAllowedException(f"This takes {' and '.join(methods)}.", headers={"allow": ", ".join(methods)})
     raise NotFoundException("The dashboard has no such page.")
 
 
-def _explain(request: Request[Any, Any, Any], place: Place, error: HTTPException) -> _Answer:
+def _explain(request: Request[Any, Any, Any], place: Place, error: HTTPException) -> Answer:
     """An error as a page to those who read pages, and as Litestar's usual JSON to the others."""
     wants_page = "text/html" in request.headers.get("accept", "") and not place.rest.startswith(("/api", "/health"))
     if wants_page:
-        answer = answers.page(
-            "error", place, status_code=error.status_code, status=error.status_code, detail=error.detail
+        title, hint = _HINTS.get(error.status_code, ("That did not work", ""))
+        answer: Answer = answers.error(
+            place, status_code=error.status_code, title=title, detail=error.detail, hint=hint
         )
     else:
         answer = answers.json({"status_code": error.status_code, "detail": error.detail}, status_code=error.status_code)
@@ -132,64 +134,20 @@ def _explain(request: Request[Any, Any, Any], place: Place, error: HTTPException
     return answer
 
 
-async def _home_page(visit: _Visit) -> _Answer:
-    queues = await views.queues(visit.queues, jobs=10)
-    return answers.page("home", visit.place, queues=queues, jobs=views.latest(queues, 10))
-
-
-async def _queue_page(visit: _Visit, label: str) -> _Answer:
-    return answers.page("queue", visit.place, queue=await views.queue(visit.queue(label)))
-
-
-async def _job_page(visit: _Visit, label: str, key: str) -> _Answer:
-    return answers.page("job", visit.place, job=await views.job(visit.queue(label), key))
-
-
-async def _job_form(visit: _Visit, label: str, key: str, action: str) -> _Answer:
-    key = await _ACTIONS[action](visit.queue(label), key, actions.who(visit.request))
-    return answers.redirect(visit.place.link("queues", label, "jobs", key))
-
-
-async def _queues_json(visit: _Visit) -> _Answer:
-    return answers.json({"queues": await views.queues(visit.queues)})
-
-
-async def _queue_json(visit: _Visit, label: str) -> _Answer:
-    return answers.json({"queue": await views.queue(visit.queue(label))})
-
-
-async def _job_json(visit: _Visit, label: str, key: str) -> _Answer:
-    return answers.json({"job": await views.job(visit.queue(label), key)})
-
-
-async def _job_action(visit: _Visit, label: str, key: str, action: str) -> _Answer:
-    key = await _ACTIONS[action](visit.queue(label), key, actions.who(visit.request))
-    return answers.json({"key": key}, status_code=202)
-
-
-async def _health(visit: _Visit) -> _Answer:
-    health = await views.health(visit.queues)
-    return answers.json(health, status_code=200 if health.status == "ok" else 503)
-
-
-async def _asset(visit: _Visit, name: str) -> _Answer:
-    if (found := answers.asset(name)) is None:
+async def _asset(visit: Visit, name: str) -> Answer:
+    if (found := answers.asset(visit.request, name)) is None:
         raise NotFoundException("The dashboard has no such file.")
     return found
 
 
-_ACTIONS: Final = {"abort": actions.abort, "retry": actions.retry}
-# A key's own slashes are encoded; one that some proxy decoded is understood all the same, hence the `.+`.
-_JOB: Final = r"/queues/(?P<label>[^/]+)/jobs/(?P<key>.+?)"
-_ROUTES: Final[tuple[tuple[str, re.Pattern[str], Callable[..., Awaitable[_Answer]]], ...]] = (
-    ("GET", re.compile(r"/?"), _home_page),
-    ("GET", re.compile(r"/queues/(?P<label>[^/]+)/?"), _queue_page),
-    ("POST", re.compile(_JOB + r"/(?P<action>abort|retry)/?"), _job_form),
-    ("GET", re.compile(_JOB + "/?"), _job_page),
-    ("GET", re.compile(r"/api/queues/?"), _queues_json),
-    ("GET", re.compile(r"/api/queues/(?P<label>[^/]+)/?"), _queue_json),
-    ("POST", re.compile("/api" + _JOB + r"/(?P<action>abort|retry)/?"), _job_action),
-    ("GET", re.compile("/api" + _JOB + "/?"), _job_json),
-    ("GET", re.compile(r"/health/?"), _health),
-    ("GET", re.compile(r"/static/(?P<name>[^/]+)"), _asset),
+_ROUTES: Final[tuple[Route, ...]] = (
+    *overview.ROUTES,
+    *jobs.ROUTES,
+    *job.ROUTES,
+    *queues.ROUTES,
+    *tasks.ROUTES,
+    *schedules.ROUTES,
+    *workers.ROUTES,
+    *api.ROUTES,
+    address("GET", "/static/{name}", _asset),
 )

@@ -25,9 +25,12 @@ from litestar_tasks.job import ENDS, Event, JobSpec, JobStatus, Submission, even
 from litestar_tasks.queues.following import apply_to_follow_ups, queues_of_follow_ups, successors
 from litestar_tasks.queues.locks import LOCK
 from litestar_tasks.queues.operations import Operations
+from litestar_tasks.queues.reports import WorkerReport, read_reports
 from litestar_tasks.queues.schedules import ScheduleStore
 
 if TYPE_CHECKING:
+    from saq.types import WorkerInfo
+
     from litestar_tasks.middleware import EnqueueHook
     from litestar_tasks.registry import Registry
 
@@ -362,6 +365,18 @@ class TaskQueue(Queue, Operations):
         if ended is not None and ended.status is not Status.COMPLETE:
             raise SaqJobError(ended)
         return ended.result if ended else None
+
+    async def workers(self) -> list[WorkerReport]:
+        """Who works on this queue, as they said last, every ten seconds; those that fell silent for up to an hour.
+
+        Raises:
+            QueueUnavailableError: The broker did not answer.
+        """
+        return read_reports(self.label, await self.worker_infos())
+
+    @abstractmethod
+    async def worker_infos(self) -> Mapping[str, WorkerInfo]:
+        """What ``write_worker_info`` stored and what has not expired, by the workers' ids."""
 
     # The outbox's side
 

@@ -15,17 +15,21 @@ from typing import TYPE_CHECKING, Any, Final, Literal, cast
 
 from litestar_saq.base import Worker as StockWorker
 from saq.job import Status
+from saq.utils import now
 
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.job import CAPACITY, ENDED, MESSAGE
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.history import remember
+from litestar_tasks.queues.reports import REMEMBERED, process_report
 from litestar_tasks.worker.execution import Execution, Outcome
 from litestar_tasks.worker.meter import Meter
 from litestar_tasks.worker.pool import ProcessPool
 from litestar_tasks.worker.seats import Seat, Seats
 
 if TYPE_CHECKING:
+    from saq.types import WorkerInfo
+
     from litestar_tasks.middleware import Middleware
     from litestar_tasks.queue_config import QueueConfig
     from litestar_tasks.registry import Registry
@@ -37,6 +41,8 @@ logger = logging.getLogger("litestar_tasks.worker")
 
 _CLEAN_UP: Final = 5.0
 """Seconds that cancelled tasks have for their own clean-up before the worker leaves without them."""
+_LAST_WORD: Final = 1.0
+"""Seconds for saying that it stops."""
 _COUNTED: Final = frozenset({Settlement.COMPLETE, Settlement.FAILED, Settlement.ABORTED, Settlement.RETRY})
 
 
@@ -147,6 +153,9 @@ class Worker(StockWorker):
                 attempt.job.id,
             )
         await self._meter.close()
+        with suppress(Exception):  # who looks is told within the hour
+            async with asyncio.timeout(_LAST_WORD):
+                await self.worker_info(ttl=1)
         await self.queue.close(keep=[attempt.job.key for attempt in self._attempts.values()])
         self.pool.shutdown(wait=False, cancel_futures=True)
         await self._processes.close()
@@ -252,13 +261,31 @@ class Worker(StockWorker):
         finally:
             hurried.cancel()
 
+    async def worker_info(self, ttl: int = REMEMBERED) -> WorkerInfo:
+        """Say what SAQ's tools know of a worker, and which process it is and what that does."""
+        self._count()
+        report = process_report(
+            started=self.queue.started,
+            running=self.running,
+            concurrency=self.concurrency,
+            stopped=self._stopping and not self._attempts,
+        )
+        stats = {name: getattr(self.queue, name) for name in ("complete", "failed", "retried", "aborted")}
+        info = {
+            "stats": {**stats, "uptime": now() - self.queue.started},
+            "queue_key": self.queue.name,
+            "metadata": self._metadata,
+            **report,
+        }
+        await self.queue.write_worker_info(self.id, cast("WorkerInfo", info), ttl=ttl)
+        return cast("WorkerInfo", info)
+
     async def _report(self) -> None:
         """Say every few seconds that this worker is alive, for SAQ's tools; no decision rests on it."""
         every = self.timers["worker_info"]
         while True:
             try:
-                self._count()
-                await self.worker_info(ttl=every * 3)
+                await self.worker_info()
             except Exception as error:  # a report that is missed costs nothing
                 logger.debug("worker %s could not report: %s", self.id, error)
             await asyncio.sleep(every)

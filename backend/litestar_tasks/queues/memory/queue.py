@@ -26,6 +26,7 @@ from litestar_tasks.queues.memory.operations import MemoryOperations
 from litestar_tasks.queues.memory.schedules import MemorySchedules
 from litestar_tasks.queues.memory.state import State
 from litestar_tasks.queues.operations import Capability, JobState
+from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
@@ -217,7 +218,7 @@ class MemoryQueue(CompatibleQueue):
         orders = (order.walk(down=False, after=None) for order in (state.active, state.queued, state.scheduled))
         keys = [key for _, key in itertools.islice(itertools.chain(*orders), offset, offset + limit)] if jobs else []
         return {
-            "workers": self._workers,
+            "workers": living(self._workers),
             "name": self.name,
             "queued": queued,
             "active": active,
@@ -260,6 +261,10 @@ class MemoryQueue(CompatibleQueue):
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Remember what a worker says of itself."""
         self._workers[worker_id] = info
+
+    async def worker_infos(self) -> dict[str, WorkerInfo]:
+        """See ``TaskQueue.worker_infos``."""
+        return self._workers
 
     # The worker's side
 

@@ -40,6 +40,7 @@ from litestar_tasks.queues.postgres.listings import PostgresOperations
 from litestar_tasks.queues.postgres.producer import Producer, insertions
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.schedules import PostgresSchedules
+from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
 
 if TYPE_CHECKING:
@@ -325,8 +326,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
     async def info(self, jobs: bool = False, offset: int = 0, limit: int = 10) -> QueueInfo:
         """SAQ's summary of the queue; active jobs come first among ``jobs``."""
         ready, due, scheduled, active = await self._live()
-        with self._answering():
-            workers = await self._reader.ask(statements.WORKERS, {"queue": self.name})
+        workers = living(await self.worker_infos())
         found: list[Job] = []
         for state in ("active", "queued", "scheduled") if jobs else ():
             cursor: str | None = None
@@ -337,7 +337,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
                 if (cursor := page.cursor) is None:
                     break
         return {
-            "workers": dict(workers),
+            "workers": workers,
             "name": self.name,
             "queued": ready + due,
             "active": active,
@@ -362,6 +362,11 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
                         yield job
                 if (cursor := page.cursor) is None:
                     break
+
+    async def worker_infos(self) -> dict[str, WorkerInfo]:
+        """See ``TaskQueue.worker_infos``."""
+        with self._answering():
+            return dict(await self._reader.ask(statements.WORKERS, {"queue": self.name}))
 
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Let a worker say of itself what SAQ's tools show; nothing here depends on it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncIterator, Iterable, Sequence
@@ -34,6 +35,7 @@ from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
 from litestar_tasks.queues.redis.schedules import RedisSchedules
 from litestar_tasks.queues.redis.waiters import Announcements
+from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.retention import FAILED_TTL
 from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
 
@@ -295,6 +297,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
     async def info(self, jobs: bool = False, offset: int = 0, limit: int = 10) -> QueueInfo:
         """SAQ's summary of the queue; active jobs come first among ``jobs``."""
         info = await super().info(jobs=False)
+        info["workers"] = living(info["workers"])
         due = now() / 1000
         incomplete = self._layout.incomplete
         info["active"] = await self.count("active")
@@ -328,6 +331,13 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
                 cursor = int(cursor)
                 if not cursor:
                     break
+
+    async def worker_infos(self) -> dict[str, WorkerInfo]:
+        """See ``TaskQueue.worker_infos``."""
+        keys = await self._command("ZRANGEBYSCORE", self.namespace("stats"), now(), "+inf")
+        texts = await self._command("MGET", *keys) if keys else []
+        found = zip(keys, texts, strict=True)
+        return {key.decode().rpartition(":")[2]: json.loads(text) for key, text in found if text is not None}
 
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Let a worker say of itself what SAQ's tools show; nothing here depends on it."""

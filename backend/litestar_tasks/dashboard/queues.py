@@ -1,0 +1,87 @@
+"""Queues: how each stands, and pausing, resuming and purging it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from litestar.exceptions import ValidationException
+
+from litestar_tasks.dashboard import actions, answers, charts, stats
+from litestar_tasks.dashboard.search import Search, find
+from litestar_tasks.dashboard.stats import SPANS, Tally
+from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
+
+__all__ = ("ROUTES",)
+
+
+async def _list(visit: Visit) -> Answer:
+    looks = await visit.watch.looks(visit.queues.values())
+    past = await visit.watch.past(visit.queues.values(), "hour")
+    tallies = {label: stats.total(past[label].slices if label in past else ()) for label in visit.queues}
+    return answers.page("queues", visit, looks=looks, tallies=tallies, live=True)
+
+
+async def _page(visit: Visit, label: str) -> Answer:
+    queue = visit.queue(label)
+    span = visit.param("range", "hour") if visit.param("range", "hour") in SPANS else "hour"
+    look = await visit.watch.look(queue)
+    past = (await visit.watch.past([queue], span)).get(label)
+    slices = past.slices if past else ()
+    buckets = stats.buckets(slices, span)
+    running = await find(visit, Search("active", queue=label), limit=10)
+    waiting = await find(visit, Search("queued", queue=label, oldest_first=True), limit=10)
+    ended = await find(visit, Search("failed", queue=label), limit=5)
+    done = await find(visit, Search("complete", queue=label), limit=10)
+    return answers.page(
+        "queue",
+        visit,
+        look=look,
+        queue=queue,
+        span=span,
+        tally=stats.total(slices),
+        reading=past is not None and not past.complete,
+        finished=charts.columns(buckets),
+        waited=charts.lines(buckets, Tally.waiting),
+        ran=charts.lines(buckets, Tally.running),
+        lists=[("Running", "active", running), ("Claimed next", "queued", waiting), ("Failed last", "failed", ended),
+               ("Complete last", "complete", done)],
+        live=True,
+    )  # fmt: skip
+
+
+async def _pause(visit: Visit, label: str) -> Answer:
+    await actions.pause(visit, visit.queue(label))
+    return answers.redirect(visit.place.link("queues", label), flash=("paused",))
+
+
+async def _resume(visit: Visit, label: str) -> Answer:
+    await actions.resume(visit, visit.queue(label))
+    return answers.redirect(visit.place.link("queues", label), flash=("resumed",))
+
+
+async def _ask(visit: Visit, label: str) -> Answer:
+    visit.watch.forget(visit.queue(label))  # a number to act on is no old one
+    look = await visit.watch.look(visit.queue(label))
+    number = look.counts["queued"] + look.counts["scheduled"]
+    return answers.page("purge", visit, label=label, number=number, wrong="", live=False)
+
+
+async def _purge(visit: Visit, label: str) -> Answer:
+    queue = visit.queue(label)
+    form = await visit.request.form()
+    if str(form.get("name") or "").strip() != label:
+        raise ValidationException(
+            f"Nothing was purged: the name that was typed is not {label!r}. Go back and try again."
+        )
+    number = await actions.purge(visit, queue)
+    return answers.redirect(visit.place.link("queues", label), flash=("purged", number))
+
+
+ROUTES: Final[tuple[Route, ...]] = (
+    route("GET", "/queues", _list),
+    route("GET", "/queues/{label}", _page),
+    route("POST", "/queues/{label}/pause", _pause),
+    route("POST", "/queues/{label}/resume", _resume),
+    route("GET", "/queues/{label}/purge", _ask),
+    route("POST", "/queues/{label}/purge", _purge),
+)
