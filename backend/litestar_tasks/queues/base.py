@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
@@ -436,8 +436,8 @@ class TaskQueue(Queue, Operations):
         """
 
     @abstractmethod
-    def settle(self, job: ClaimedJob, settlement: Settlement, *, delay: float = 0.0) -> Awaitable[bool]:
-        """Write what became of a claimed job, as the fields of ``job`` say it; to be awaited.
+    async def settle(self, job: ClaimedJob, settlement: Settlement, *, delay: float = 0.0) -> bool:
+        """Write what became of a claimed job, as the fields of ``job`` say it.
 
         Keeps trying while the broker is away: a result is never dropped because of an outage.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
 from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from litestar_tasks.exceptions import ConfigurationError, QueueUnavailableError
 from litestar_tasks.job import JobSpec, Submission
 from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, WorkerHooks
 from litestar_tasks.queues.compatible import CompatibleQueue
-from litestar_tasks.queues.holding import Hold, Tell, Terms, answered
+from litestar_tasks.queues.holding import Hold, Tell, Terms
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import Limits
@@ -202,11 +202,11 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
         """See ``TaskQueue.claim``."""
         return await self._opened().claim(limit, ahead=ahead)
 
-    def settle(self, job: ClaimedJob, settlement: Settlement, *, delay: float = 0.0) -> Awaitable[bool]:
+    async def settle(self, job: ClaimedJob, settlement: Settlement, *, delay: float = 0.0) -> bool:
         """See ``TaskQueue.settle``."""
         if self._consumer is None:
-            return answered(False)  # closed meanwhile: the job was handed back
-        return self._consumer.settle(job, settlement, delay)
+            return False  # closed meanwhile: the job was handed back
+        return await self._consumer.settle(job, settlement, delay)
 
     def lease(self) -> LeaseState | None:
         """See ``TaskQueue.lease``."""

@@ -127,7 +127,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         return await self._cycles.claim(limit, exact=exact, ahead=ahead, held=held)
 
     def settle(self, job: ClaimedJob, settlement: Settlement, delay: float) -> asyncio.Future[bool]:
-        """See ``TaskQueue.settle``. No coroutine of its own: each would be paid for with every job."""
+        """See ``TaskQueue.settle``. It is no coroutine of its own, which would cost every job some of its time."""
         if self._claims.get(job.token) is not job or job.token in self._busy:
             return answered(False)
         operation = self._settlement(job, settlement, delay, vacates=True)
