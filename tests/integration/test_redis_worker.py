@@ -344,7 +344,8 @@ async def test_a_worker_whose_server_is_in_trouble_says_so_once_and_hardly_works
         started.set()
         await asyncio.sleep(1)
 
-    server = start_server("--appendonly", "yes")
+    # A kill must lose nothing: under "everysec" a slow disk puts writes off that were answered.
+    server = start_server("--appendonly", "yes", "--appendfsync", "always")
     async with running(registry, server.url, lease=60):
         handle = await long.enqueue()
         await started.wait()

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Coroutine, Iterable
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Generic, Protocol, TypeVar
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.queues.schedules import ScheduleStore
 
-__all__ = ("BACK", "CLOSING", "UNSTARTED", "Hold", "Sending", "Tell", "Terms", "Write", "millis")
+__all__ = ("BACK", "CLOSING", "UNSTARTED", "Hold", "Sending", "Tell", "Terms", "Write", "answered", "millis")
 
 logger = logging.getLogger("litestar_tasks.queues")
 
@@ -144,7 +144,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         """See ``TaskQueue.claim``; with ``exact`` never more, whatever room settled jobs have made meanwhile."""
 
     @abstractmethod
-    async def settle(self, job: ClaimedJob, settlement: Settlement, delay: float) -> bool:
+    def settle(self, job: ClaimedJob, settlement: Settlement, delay: float) -> Awaitable[bool]:
         """See ``TaskQueue.settle``."""
 
     @abstractmethod
@@ -341,6 +341,13 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def answered(accepted: bool) -> asyncio.Future[bool]:
+    """An answer that is known without asking."""
+    done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+    done.set_result(accepted)
+    return done
 
 
 def millis() -> int:

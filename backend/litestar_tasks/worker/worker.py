@@ -192,9 +192,13 @@ class Worker(StockWorker):
 
     async def _run(self, attempt: _Attempt) -> None:
         job, started = attempt.job, time.time() * 1000
+        outcome: Outcome | None
         CAPACITY.set(attempt.seat)
         try:
-            outcome = await self._attempt(attempt)
+            try:
+                outcome = await self._execution.run(self.queue, job, self.context)
+            except asyncio.CancelledError:
+                outcome = _outcome_of_cancelled(attempt)
             if outcome is None:
                 return
             attempt.settling = True
@@ -212,26 +216,6 @@ class Worker(StockWorker):
         finally:
             del self._attempts[job.token]
             attempt.seat.leave()
-
-    async def _attempt(self, attempt: _Attempt) -> Outcome | None:
-        try:
-            return await self._execution.run(self.queue, attempt.job, self.context)
-        except asyncio.CancelledError:
-            if attempt.ending is None:
-                return Outcome(Settlement.FAILED, error="the task raised CancelledError without having been cancelled")
-            if (own := asyncio.current_task()) is not None:
-                own.uncancel()
-        match attempt.ending:
-            case "abort":
-                return Outcome(Settlement.ABORTED, error=attempt.reason)
-            case "stop" if attempt.job.meta.get("at_most_once"):
-                return Outcome(
-                    Settlement.FAILED, error="its worker was stopped while it ran, and it must not be started twice"
-                )
-            case "stop":
-                return Outcome(Settlement.HAND_BACK)
-            case _:
-                return None
 
     def _cancel(self, attempt: _Attempt, ending: Literal["abort", "stop", "lost"], reason: str) -> None:
         if attempt.task is None or attempt.settling or attempt.ending is not None:
@@ -318,6 +302,25 @@ class Worker(StockWorker):
         queue.failed = by_settlement[Settlement.FAILED] + by_settlement[Settlement.QUARANTINED]
         queue.aborted = by_settlement[Settlement.ABORTED]
         queue.retried = by_settlement[Settlement.RETRY]
+
+
+def _outcome_of_cancelled(attempt: _Attempt) -> Outcome | None:
+    """What became of an attempt that was cancelled; None where its job is somebody else's by now."""
+    if attempt.ending is None:
+        return Outcome(Settlement.FAILED, error="the task raised CancelledError without having been cancelled")
+    if (own := asyncio.current_task()) is not None:
+        own.uncancel()
+    match attempt.ending:
+        case "abort":
+            return Outcome(Settlement.ABORTED, error=attempt.reason)
+        case "stop" if attempt.job.meta.get("at_most_once"):
+            return Outcome(
+                Settlement.FAILED, error="its worker was stopped while it ran, and it must not be started twice"
+            )
+        case "stop":
+            return Outcome(Settlement.HAND_BACK)
+        case _:
+            return None
 
 
 _STATUS: Final = {

@@ -14,7 +14,7 @@ from saq.job import Status
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.queues import records
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
-from litestar_tasks.queues.holding import BACK, CLOSING, UNSTARTED, Hold, Terms, millis
+from litestar_tasks.queues.holding import BACK, CLOSING, UNSTARTED, Hold, Terms, answered, millis
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.presence import this_process
 from litestar_tasks.queues.redis.cycles import Claims, Cycles, Operation
@@ -37,6 +37,7 @@ __all__ = ("Consumer",)
 
 _REGISTER: Final = Script("register")
 _RELEASE: Final = Script("release")
+_KINDS: Final = {settlement: settlement.value for settlement in Settlement}  # an Enum's value is looked up in Python
 
 
 class Consumer(Hold[Operation, LeaseThread]):
@@ -135,13 +136,13 @@ class Consumer(Hold[Operation, LeaseThread]):
         held = len(self._claims) - len(self._busy)
         return await self._cycles.claim(limit, exact=exact, ahead=ahead, held=held)
 
-    async def settle(self, job: ClaimedJob, settlement: Settlement, delay: float) -> bool:
-        """See ``TaskQueue.settle``."""
+    def settle(self, job: ClaimedJob, settlement: Settlement, delay: float) -> asyncio.Future[bool]:
+        """See ``TaskQueue.settle``. It is no coroutine of its own, which would cost every job some of its time."""
         if self._claims.get(job.token) is not job or job.token in self._busy:
-            return False
+            return answered(False)
         operation = self._settlement(job, settlement, delay, vacates=True)
         self._settle(operation)
-        return await operation.done
+        return operation.done
 
     async def recover(self) -> int:
         """Take what lost workers left, and return how many jobs there were."""
@@ -166,7 +167,7 @@ class Consumer(Hold[Operation, LeaseThread]):
                 document = records.encode(job)
             number = record_ttl(job, settlement, self._terms.limits.failed_ttl)
         return Operation(
-            settlement.value,
+            _KINDS[settlement],
             self._layout.job_id(job.key),
             job.token,
             document,
