@@ -130,7 +130,7 @@ def _explain(request: Request[Any, Any, Any], place: Place, error: HTTPException
     if wants_page:
         title, hint = _HINTS.get(error.status_code, ("That did not work", ""))
         answer: Answer = answers.error(
-            place, status_code=error.status_code, title=title, detail=error.detail, hint=hint
+            request.app, place, status_code=error.status_code, title=title, detail=error.detail, hint=hint
         )
     else:
         answer = answers.json({"status_code": error.status_code, "detail": error.detail}, status_code=error.status_code)
