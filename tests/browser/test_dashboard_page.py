@@ -454,7 +454,7 @@ def test_on_a_phone_the_jobs_come_before_the_filters(browser: Browser, serve: Se
         page.goto(f"{url}/saq/jobs?state=failed")
         expect(page.get_by_role("link", name="Shop")).to_be_visible()
         expect(page.get_by_label("Task", exact=True)).to_be_hidden()
-        expect(page.get_by_label("send_campaign_mail").first).to_be_in_viewport()
+        expect(page.get_by_role("checkbox", name="send_campaign_mail").first).to_be_in_viewport()
         page.get_by_text("Filter", exact=True).click()
         page.get_by_label("Task", exact=True).select_option("import_customers")
         expect(page).to_have_url(re.compile("task=import_customers"))
