@@ -88,13 +88,14 @@ test: $(STAMP) ## run the tests; ARGS goes to pytest
 MATRIX := tests/unit tests/conformance
 MATRIX_REDIS := tests/conformance $(addprefix tests/integration/test_redis_,queue.py outages.py)
 ONE_SERVER := not [redis-6.2 and not [redis-cluster and not [valkey and not [postgres
+VERSIONS ?= 3.11 3.12 3.13
 PYENV_ROOT ?= $(HOME)/.pyenv
 
 .PHONY: test-matrix
 test-matrix: $(STAMP) ## run the queues' tests on redis-py 7, and the unit tests on the other Pythons of this machine
 	@$(MAKE) --no-print-directory install VENV=.venv-redis7
 	@$(MAKE) --no-print-directory .test-redis7 VENV=.venv-redis7
-	@for version in 3.11 3.12 3.13; do \
+	@for version in $(VERSIONS); do \
 	  if $(BIN)/python -c "import sys; sys.exit('%d.%d' % sys.version_info[:2] != '$$version')"; then continue; fi; \
 	  for python in python$$version $(PYENV_ROOT)/versions/$$version.*/bin/python3; do \
 	    if "$$python" -c 'import ensurepip, venv' >/dev/null 2>&1; then \

@@ -15,7 +15,7 @@
 
 from __future__ import annotations
 
-from litestar_tasks.config import DashboardConfig, OutboxConfig, QueueConfig, TasksConfig
+from litestar_tasks.config import DashboardConfig, HistoryConfig, OutboxConfig, QueueConfig, TasksConfig
 from litestar_tasks.correlation import correlation_id
 from litestar_tasks.current import CurrentJob, track
 from litestar_tasks.exceptions import (
@@ -85,6 +85,7 @@ __all__ = (
     "Exclusive",
     "Exponential",
     "Firing",
+    "HistoryConfig",
     "InvalidScheduleError",
     "InvalidTaskError",
     "JobAbortedError",

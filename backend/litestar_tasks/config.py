@@ -6,6 +6,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 from urllib.parse import urlsplit
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "DashboardConfig",
+    "HistoryConfig",
     "OutboxConfig",
     "QueueConfig",
     "TasksConfig",
@@ -102,16 +104,51 @@ class OutboxConfig:
 
     def __post_init__(self) -> None:
         """Check what can be seen without a database."""
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,49}", self.table):
-            raise ConfigurationError(
-                f"the outbox's table is called {self.table!r}; use up to 50 letters, digits and '_', such as "
-                "'litestar_tasks_outbox'"
-            )
-        if not self.session.isidentifier():
-            raise ConfigurationError(
-                f"the outbox's session is called {self.session!r}, which cannot be a parameter; give the "
-                "session_dependency_key of an Advanced Alchemy plugin, such as 'db_session'"
-            )
+        _check_names("outbox", self.table, self.session)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryConfig:
+    """What is kept of jobs in the app's own database, and for how long; see ``TasksConfig.history``.
+
+    The database is that of an Advanced Alchemy plugin of the app: Postgres, or SQLite in a file, with any async driver
+    of SQLAlchemy. The tables belong to that plugin's metadata, so that the app's migrations make them.
+    """
+
+    session: str = "db_session"
+    """The name under which the app injects sessions of the database, its ``session_dependency_key``. Defaults to
+    "db_session"."""
+    table: str = "litestar_tasks_history"
+    """The name of the table; that of the gaps has "_gaps" behind it. Defaults to "litestar_tasks_history"."""
+    keep: timedelta | None = timedelta(days=90)
+    """How long a job is kept after the last that happened to it. Defaults to 90 days; None for ever."""
+    keep_jobs: int | None = 1_000_000
+    """How many jobs are kept; the oldest go first. Defaults to a million; None for any number."""
+    buffer: int = 50_000
+    """How many jobs a process remembers while the database is slow or away, at one or two kB each; what comes on top is
+    a gap. Defaults to 50,000."""
+
+    def __post_init__(self) -> None:
+        """Check what can be seen without a database."""
+        _check_names("history", self.table, self.session)
+        if self.keep is not None and self.keep <= timedelta():
+            raise ConfigurationError(f"the history's keep is {self.keep}; give a time to keep jobs for, or None")
+        for name, number in (("keep_jobs", self.keep_jobs), ("buffer", self.buffer)):
+            if number is not None and number < 1:
+                raise ConfigurationError(f"the history's {name} is {number}; give at least 1")
+
+
+def _check_names(part: str, table: str, session: str) -> None:
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,49}", table):
+        raise ConfigurationError(
+            f"the {part}'s table is called {table!r}; use up to 50 letters, digits and '_', such as "
+            f"'litestar_tasks_{part}'"
+        )
+    if not session.isidentifier():
+        raise ConfigurationError(
+            f"the {part}'s session is called {session!r}, which cannot be a parameter; give the "
+            "session_dependency_key of an Advanced Alchemy plugin, such as 'db_session'"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,6 +199,9 @@ class TasksConfig:
     2."""
     outbox: OutboxConfig | None = None
     """Lets jobs be part of transactions of the app's database, by ``using(session=…)``. Defaults to None: no job is."""
+    history: HistoryConfig | None = None
+    """Records what became of jobs in the app's database, where it lasts and can be searched. Defaults to None: what the
+    broker keeps is all."""
     durability: str = "process"
     """What an enqueue waits for. "process": the server has the job, which survives the end of any process. "disk": it
     is on the disk of the server's machine. "replicas:n", such as "replicas:1": n replicas have it, too. Defaults to

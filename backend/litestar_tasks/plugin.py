@@ -48,7 +48,8 @@ if TYPE_CHECKING:
     from litestar.config.app import AppConfig
     from litestar.types import ASGIApp, Receive, Scope, Send
 
-    from litestar_tasks.config import OutboxConfig
+    from litestar_tasks.config import HistoryConfig, OutboxConfig
+    from litestar_tasks.outbox.history import HistoryDatabase, JobHistory
     from litestar_tasks.outbox.outbox import Database, Outbox
     from litestar_tasks.queues.base import TaskQueue
 
@@ -74,7 +75,9 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         self._config = config
         self._brokers: dict[asyncio.AbstractEventLoop, list[Broker]] = {}
         self._outboxes: dict[Broker, Outbox] = {}
+        self._histories: dict[Broker, JobHistory] = {}
         self._database: Database | None = None
+        self._history: HistoryDatabase | None = None
         self._serving = True
 
     @property
@@ -95,6 +98,9 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             raise ConfigurationError("the app has two TasksPlugins; one serves all queues of a registry")
         if self._config.outbox is not None:
             self._database = _database(self._config.outbox, app_config)
+        if self._config.history is not None:
+            self._history = _history(self._config.history, app_config)
+            app_config.dependencies.setdefault("job_history", Provide(self.get_history, sync_to_thread=False))
         if self._config.correlation_headers:
             names = tuple(name.lower().encode() for name in self._config.correlation_headers)
             app_config.middleware.insert(0, partial(_correlated, names=names))
@@ -153,6 +159,17 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             raise ConfigurationError("the app has no outbox; give it one: TasksConfig(outbox=OutboxConfig())")
         return outbox
 
+    def get_history(self) -> JobHistory:
+        """The history of the app that runs on this event loop; routes and tasks get it as ``job_history``.
+
+        Raises:
+            ConfigurationError: The app has none, or none runs.
+        """
+        history = self._histories.get(self._broker())
+        if history is None:
+            raise ConfigurationError("the app has no history; give it one: TasksConfig(history=HistoryConfig())")
+        return history
+
     def get_workers(
         self,
         app: Litestar,
@@ -189,9 +206,9 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         Raises:
             ConfigurationError: The registry is attached to another broker on this event loop.
             EmbeddedServerError: The embedded server does not start.
-            StartupError: The outbox's table is missing.
+            StartupError: A table of the outbox or of the history is missing.
         """
-        async with self._attached(), self._delivering(sweeping=False):
+        async with self._attached(), self._with_database(working=False):
             yield
 
     @asynccontextmanager
@@ -203,6 +220,11 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             from litestar_tasks.outbox.outbox import Outbox
 
             outbox = Outbox(self._database, broker)
+        history = None
+        if self._history is not None:
+            from litestar_tasks.outbox.history import JobHistory
+
+            history = JobHistory(self._history, broker, self._config.registry)
         attachment = Attachment(
             loop,
             self._config.broker,
@@ -217,12 +239,15 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             brokers.append(broker)
             if outbox is not None:
                 self._outboxes[broker] = outbox
+            if history is not None:
+                self._histories[broker] = history
             try:
                 await broker.connect()
                 yield
             finally:
                 brokers.remove(broker)
                 self._outboxes.pop(broker, None)
+                self._histories.pop(broker, None)
                 if not brokers:
                     del self._brokers[loop]
                 await broker.disconnect()
@@ -303,7 +328,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         problems += Dependencies(app, session_providers(app), more_to_come=bool(self._config.lifespan)).check(
             task for task in registry.get_all_tasks() if task.resolved
         )
-        for part in (lambda: queue_configs(self._config), self._database.check if self._database else lambda: None):
+        databases = [one.check for one in (self._database, self._history) if one is not None]
+        for part in (lambda: queue_configs(self._config), *databases):
             try:
                 part()
             except ConfigurationError as error:
@@ -323,17 +349,20 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             yield
 
     @asynccontextmanager
-    async def _delivering(self, *, sweeping: bool) -> AsyncGenerator[None, None]:
-        """Deliver what the outbox holds, if there is one."""
-        outbox = self._outboxes.get(self._broker())
-        async with outbox.running(sweeping=sweeping) if outbox else nullcontext():
+    async def _with_database(self, *, working: bool) -> AsyncGenerator[None, None]:
+        """Deliver what the outbox holds, and record what happens to jobs, where there is one or the other."""
+        outbox, history = self._outboxes.get(self._broker()), self._histories.get(self._broker())
+        async with (
+            history.recording(tidying=working) if history else nullcontext(),
+            outbox.running(sweeping=working) if outbox else nullcontext(),
+        ):
             yield
 
     @asynccontextmanager
     async def _work_in_process(self, app: Litestar) -> AsyncGenerator[None, None]:
         working = self._config.in_process_worker and self._serving
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(self._delivering(sweeping=working or not self._serving))
+            await stack.enter_async_context(self._with_database(working=working or not self._serving))
             if not working:
                 yield
                 return
@@ -439,6 +468,19 @@ def _database(settings: OutboxConfig, app_config: AppConfig) -> Database:
     if settings.in_requests:
         app_config.middleware.insert(0, in_request)
     return Database(settings, app_config.plugins)
+
+
+def _history(settings: HistoryConfig, app_config: AppConfig) -> HistoryDatabase:
+    """The history's database, with its tables among the app's own, so that the app's migrations see them."""
+    try:
+        from litestar_tasks.outbox.history import HistoryDatabase, JobHistory
+    except ImportError as error:
+        raise ConfigurationError(
+            f"TasksConfig.history needs SQLAlchemy and Advanced Alchemy, which cannot be loaded ({error}); install "
+            "litestar-tasks[sqlalchemy]"
+        ) from error
+    app_config.signature_namespace.setdefault("JobHistory", JobHistory)
+    return HistoryDatabase(settings, app_config.plugins)
 
 
 def _correlated(app: ASGIApp, names: Sequence[bytes]) -> ASGIApp:

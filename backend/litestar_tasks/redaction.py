@@ -7,9 +7,19 @@ import re
 from base64 import b64decode
 from collections.abc import Collection, Iterator
 from contextvars import ContextVar
+from functools import lru_cache
 from typing import Final
 
-__all__ = ("HIDDEN", "MASK", "masked_end", "masked_start", "masked_text", "spellings", "without_known")
+__all__ = (
+    "HIDDEN",
+    "MASK",
+    "is_secret_name",
+    "masked_end",
+    "masked_start",
+    "masked_text",
+    "spellings",
+    "without_known",
+)
 
 MASK: Final = "***"
 
@@ -45,6 +55,17 @@ _IN_TEXT: Final[tuple[tuple[re.Pattern[str], str], ...]] = (
     ),
 )
 
+# Names that say it by one of their words, and names that hold it without a word's limits (`accesstoken`).
+_WORDS: Final = re.compile(
+    "auth|bearer|cards?|cookies?|credentials?|cvc|cvv|dsn|iban|jwt|otp|pan|passphrase|passwd|password|pin|pwd|secrets?|"
+    "signature|ssn|tokens?"
+)
+_PARTS: Final = re.compile(
+    "accesskey|apikey|authorization|cardnumber|credential|creditcard|passphrase|passwd|password|privatekey|secret|"
+    "sessionid|token"
+)
+_EACH_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
+
 
 def masked_text(text: str) -> str:
     """A text without secrets: those that are known here, and what looks like one."""
@@ -68,6 +89,14 @@ def masked_end(text: str, limit: int) -> str:
     rest = text[-(limit + _MARGIN) :]
     rest = rest.partition("\n")[2] or rest.partition(" ")[2]
     return "…\n" + masked_text(rest)[-limit:]
+
+
+@lru_cache(maxsize=1_000)
+def is_secret_name(name: str) -> bool:
+    """Whether a field of this name holds what nobody should read: ``password``, ``apiKey``, ``CARD_NUMBER``."""
+    if any(_WORDS.fullmatch(word.lower()) for word in _EACH_WORD.findall(name)):
+        return True
+    return _PARTS.search(re.sub(r"[^a-z]", "", name.lower())) is not None
 
 
 def without_known(text: str) -> str:

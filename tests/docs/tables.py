@@ -194,6 +194,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "ScheduleOptions": schedule_options,
     "ScheduleState": schedule_state,
     "TasksConfig": lambda: fields_of(config, "TasksConfig"),
+    "HistoryConfig": lambda: fields_of(config, "HistoryConfig"),
     "OutboxConfig": lambda: fields_of(config, "OutboxConfig"),
     "DashboardConfig": lambda: fields_of(config, "DashboardConfig"),
     "QueueConfig": lambda: fields_of(queue_config, "QueueConfig"),
@@ -201,6 +202,7 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "workers run": lambda: options_of("workers", "run"),
     "tasks dev": lambda: options_of("tasks", "dev"),
     "tasks outbox": lambda: options_of("tasks", "outbox"),
+    "tasks history": lambda: options_of("tasks", "history"),
 }
 
 

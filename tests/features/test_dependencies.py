@@ -25,6 +25,8 @@ from tests.features.conftest import Run
 
 
 class Book(BigIntBase):
+    __bind_key__ = "books"  # its own metadata: the default ones are the reference application's
+
     title: Mapped[str]
 
 
@@ -156,7 +158,8 @@ async def test_services_of_advanced_alchemy_commit_with_the_task_and_roll_back_w
     database = SQLAlchemyAsyncConfig(
         connection_string=f"sqlite+aiosqlite:///{tmp_path / 'books.sqlite3'}",
         session_config=AsyncSessionConfig(expire_on_commit=False),
-        metadata=BigIntBase.metadata,
+        bind_key=Book.__bind_key__,
+        metadata=Book.metadata,
         create_all=True,
     )
     # Advanced Alchemy closes the engine under this name, but numbers it from a process's second configuration on.

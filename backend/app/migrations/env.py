@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from app.campaigns import models as campaign_models  # noqa: F401
 from app.payments import models as payment_models  # noqa: F401
 from app.users import models as user_models  # noqa: F401
+from litestar_tasks.outbox.history import history_tables
 from litestar_tasks.outbox.models import outbox_table
 
 if TYPE_CHECKING:
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 
 config = cast("AlembicCommandConfig", context.config)
 
-# The app's plugin declares it, too; `python -m app.manage migrate` makes no app.
+# The app's plugin declares them, too; `python -m app.manage migrate` makes no app.
 outbox_table(metadata_registry.get(config.bind_key))
+history_tables(metadata_registry.get(config.bind_key))
 
 
 def run_offline() -> None:

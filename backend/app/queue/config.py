@@ -9,7 +9,7 @@ from app.queue import tasks  # noqa: F401
 from app.queue.registry import registry
 from app.settings import Settings
 from app.users import tasks as user_tasks  # noqa: F401
-from litestar_tasks import OutboxConfig, TasksConfig
+from litestar_tasks import HistoryConfig, OutboxConfig, TasksConfig
 
 __all__ = ("tasks_config",)
 
@@ -25,6 +25,8 @@ def tasks_config(settings: Settings) -> TasksConfig:
         queue_configs=registry.queue_configs(default={"concurrency": 10}, emails={"concurrency": 20}),
         # Lets routes enqueue within their transaction; app/payments does.
         outbox=OutboxConfig(),
+        # What became of jobs, for longer than the broker keeps it.
+        history=HistoryConfig(),
         # Jobs in memory are this process's own, so nobody else could run them.
         in_process_worker=(settings.tasks_broker_url or "").startswith("memory://"),
     )

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import click
 
 from litestar_tasks.cli.children import LoadedApp, fail, find_plugin
 from litestar_tasks.cli.dev import develop
 from litestar_tasks.exceptions import TasksError
+from litestar_tasks.job import JobStatus
 
 if TYPE_CHECKING:
     from litestar import Litestar
 
+    from litestar_tasks.outbox.history import HistoryJob
     from litestar_tasks.plugin import TasksPlugin
     from litestar_tasks.registry import Registry
 
 __all__ = ("add_tasks",)
+
+_FACTS: Final = (
+    "id", "task", "queue", "status", "reason", "tag", "correlation_id", "parent", "priority", "arguments", "withheld",
+    "enqueued", "started", "ended", "duration", "attempted", "worker", "result",
+)  # fmt: skip
+"""What is shown of a job in the history, beside its attempts."""
 
 
 def add_tasks(cli: click.Group) -> None:
@@ -73,6 +82,25 @@ def add_tasks(cli: click.Group) -> None:
         except Exception as error:  # the database's own, of a library that is not known here
             fail(f"the outbox's database does not answer: {str(error).partition(chr(10))[0]}")
 
+    @group.command("history")
+    @click.option("--task", help="Jobs of this task alone.")
+    @click.option("--status", type=click.Choice(get_args(JobStatus)), help="Jobs that stand there alone.")
+    @click.option("--tag", help="Jobs with this tag alone.")
+    @click.option("--since", type=float, metavar="HOURS", help="Jobs that were enqueued in so many hours until now.")
+    @click.option("--text", help="Jobs with this in their id, arguments, error or result.")
+    @click.option("--limit", default=50, show_default=True, type=click.IntRange(1, 500), help="How many at the most.")
+    @click.option("--job", metavar="ID", help="Show one job with its attempts instead.")
+    @click.option("--rerun", metavar="ID", help="Enqueue what a job did as a new job instead.")
+    def history(app: Litestar, job: str | None, rerun: str | None, since: float | None, **criteria: Any) -> None:
+        """Search what the history holds of jobs, the newest first."""
+        try:
+            for line in asyncio.run(_history(find_plugin(app), job, rerun, since, criteria)):
+                click.echo(line)
+        except TasksError as error:
+            fail(str(error))
+        except Exception as error:  # the database's own, of a library that is not known here
+            fail(f"the history's database does not answer: {str(error).partition(chr(10))[0]}")
+
     @group.command("migrate")
     @click.option("--sql", is_flag=True, help="Print the statements for an empty database instead, and run nothing.")
     def migrate(app: Litestar, sql: bool) -> None:
@@ -111,6 +139,43 @@ async def _outbox(plugin: TasksPlugin, retry: Sequence[str], drop: Sequence[str]
     return lines + _aligned(
         [(row.id, row.queue, row.task, f"{row.created:%Y-%m-%d %H:%M}", row.reason) for row in parked]
     )
+
+
+async def _history(
+    plugin: TasksPlugin, job: str | None, rerun: str | None, since: float | None, criteria: dict[str, Any]
+) -> list[str]:
+    async with plugin.attached():
+        history = plugin.get_history()
+        if rerun is not None:
+            return [f"enqueued as {(await history.rerun(rerun)).id}"]
+        if job is not None:
+            return _shown(await history.job(job))
+        start = None if since is None else datetime.now(UTC) - timedelta(hours=since)
+        found, gaps = await history.search(since=start, **criteria), await history.gaps(limit=5)
+    lines = _aligned(
+        [
+            (f"{one.enqueued:%Y-%m-%d %H:%M:%S}", one.status, one.task, one.id, one.error or one.result or "")
+            for one in found.jobs
+        ]
+    )
+    lines += [f"there are more than these {len(found.jobs)}"] if found.cursor else []
+    return (lines or ["nothing is recorded of such jobs"]) + [
+        f"{gap.lost} changes of jobs are missing, {gap.since:%Y-%m-%d %H:%M:%S} to {gap.until:%H:%M:%S}: {gap.reason}"
+        for gap in gaps
+    ]
+
+
+def _shown(job: HistoryJob) -> list[str]:
+    facts = [(name.replace("_", " "), getattr(job, name)) for name in _FACTS]
+    lines = _aligned([(name, str(value)) for name, value in facts if value not in (None, (), "")])
+    for number, attempt in enumerate(job.attempts, start=1):
+        took = f" after {attempt.duration.total_seconds():.3f} s" if attempt.duration is not None else ""
+        lines += [
+            "",
+            f"attempt {number}: {attempt.outcome}{took}",
+            *(attempt.traceback or attempt.error or "").split("\n"),
+        ]
+    return lines
 
 
 def _rows(registry: Registry) -> list[tuple[str, ...]]:

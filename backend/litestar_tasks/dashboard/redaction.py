@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, cast
 
 from litestar_tasks.keyring import is_sealed
-from litestar_tasks.redaction import MASK, masked_end, masked_text
+from litestar_tasks.redaction import MASK, is_secret_name, masked_end, masked_text
 
 __all__ = ("Redactor", "printable")
 
@@ -16,17 +16,6 @@ _DEEPEST: Final = 32
 _LONGEST_NAME: Final = 200
 # Texts are searched this much further than they are shown: a secret that begins before the cut is found whole.
 _MARGIN: Final = 1_024
-
-# Names that say it by one of their words, and names that hold it without a word's limits (`accesstoken`).
-_WORDS: Final = re.compile(
-    "auth|bearer|cards?|cookies?|credentials?|cvc|cvv|dsn|iban|jwt|otp|pan|passphrase|passwd|password|pin|pwd|secrets?|"
-    "signature|ssn|tokens?"
-)
-_PARTS: Final = re.compile(
-    "accesskey|apikey|authorization|cardnumber|credential|creditcard|passphrase|passwd|password|privatekey|secret|"
-    "sessionid|token"
-)
-_EACH_WORD: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+")
 
 
 class Redactor:
@@ -75,11 +64,7 @@ class Redactor:
 
     def is_secret(self, name: str) -> bool:
         """Whether a field of this name holds what nobody should read: ``password``, ``apiKey``, ``CARD_NUMBER``."""
-        if any(_WORDS.fullmatch(word.lower()) for word in _EACH_WORD.findall(name)):
-            return True
-        if self._own is not None and self._own.search(name):
-            return True
-        return _PARTS.search(re.sub(r"[^a-z]", "", name.lower())) is not None
+        return is_secret_name(name) or (self._own is not None and self._own.search(name) is not None)
 
 
 def printable(text: str) -> str:

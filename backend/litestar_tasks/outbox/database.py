@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 __all__ = ("check_engine", "find_config", "is_missing", "place_of", "reason_of")
 
-_ENOUGH = "use Postgres, or SQLite in a file; or leave TasksConfig.outbox out, and enqueue after the commit"
+_ENOUGH = {
+    "outbox": "use Postgres, or SQLite in a file; or leave TasksConfig.outbox out, and enqueue after the commit",
+    "history": "use Postgres, or SQLite in a file; or leave TasksConfig.history out",
+}
 
 
-def find_config(plugins: Iterable[object], session: str) -> SQLAlchemyAsyncConfig:
+def find_config(plugins: Iterable[object], session: str, part: str = "outbox") -> SQLAlchemyAsyncConfig:
     """Advanced Alchemy's configuration of the database whose sessions an app injects under a name.
 
     Raises:
@@ -34,24 +37,25 @@ def find_config(plugins: Iterable[object], session: str) -> SQLAlchemyAsyncConfi
         return known[session]
     found = f"it injects {', '.join(map(repr, sorted(known)))}" if known else "it has no SQLAlchemyPlugin"
     raise ConfigurationError(
-        f"the outbox is for the sessions that the app injects as {session!r}, and it injects none of that name "
-        f"({found}); name another one, OutboxConfig(session=…), or add a SQLAlchemyPlugin with a SQLAlchemyAsyncConfig"
+        f"the {part} is for the sessions that the app injects as {session!r}, and it injects none of that name "
+        f"({found}); name another one, {part.title()}Config(session=…), or add a SQLAlchemyPlugin with a "
+        "SQLAlchemyAsyncConfig"
     )
 
 
-def check_engine(engine: AsyncEngine) -> None:
-    """Refuse a database that an outbox was not tested with, or cannot be in.
+def check_engine(engine: AsyncEngine, part: str = "outbox") -> None:
+    """Refuse a database that a part of this package was not tested with, or cannot be in.
 
     Raises:
         ConfigurationError: Says which it is, and what to do.
     """
     url, dialect = engine.url, engine.dialect.name
     if dialect not in ("postgresql", "sqlite"):
-        raise ConfigurationError(f"the outbox is not tested on {dialect} ({url.drivername}); {_ENOUGH}")
+        raise ConfigurationError(f"the {part} is not tested on {dialect} ({url.drivername}); {_ENOUGH[part]}")
     if dialect == "sqlite" and (url.database in (None, "", ":memory:") or isinstance(engine.pool, StaticPool)):
         raise ConfigurationError(
-            "the outbox's database is an SQLite in memory, whose one connection all transactions would share; "
-            f"{_ENOUGH}"
+            f"the {part}'s database is an SQLite in memory, whose one connection all transactions would share; "
+            f"{_ENOUGH[part]}"
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from os import urandom
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Final, cast
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from saq.job import TERMINAL_STATUSES, Job, Status
 from saq.queue.base import JobError as SaqJobError
@@ -39,12 +39,18 @@ __all__ = (
     "ClaimedJob",
     "Delivery",
     "LeaseState",
+    "Listener",
+    "Moment",
     "Settlement",
     "Submission",
     "TaskQueue",
     "WorkerHooks",
 )
 
+Moment: TypeAlias = Literal["enqueued", "attempted", "ended"]
+"""What can happen to a job: it was stored; an attempt has ended, and it waits again; it has ended."""
+Listener: TypeAlias = "Callable[[TaskQueue, Job, Moment], None]"
+"""Called on the queue's event loop, with a record that may change later. It must be quick, and must not raise."""
 logger = logging.getLogger("litestar_tasks.queues")
 
 _LOOK: Final = 1.0
@@ -133,6 +139,7 @@ class TaskQueue(Queue, Operations):
         label: The name that tasks, routes and configurations use.
         registry: The tasks that may be enqueued by name.
         on_enqueue: What sees each call before it is stored, before the hooks of its registry and its task.
+        listeners: What hears of everything that happens to jobs in this process; see ``instrument``.
         schedules: The queue's schedules.
         neighbours: The queues of the same broker by label, for follow-ups that go to another one.
     """
@@ -142,6 +149,15 @@ class TaskQueue(Queue, Operations):
     registry: Registry
     on_enqueue: tuple[EnqueueHook, ...] = ()
     neighbours: Mapping[str, TaskQueue] = {}
+    listeners: tuple[Listener, ...] = ()
+
+    def instrument(self, job: Job, moment: Moment) -> None:
+        """Tell the listeners what happened to a job. Callers on hot paths look first whether there are any.
+
+        Jobs that are aborted in bulk, purged or deleted, and those of a transaction, are not told of one by one.
+        """
+        for listener in self.listeners:
+            listener(self, job, moment)
 
     # The producer's side
 
@@ -203,7 +219,10 @@ class TaskQueue(Queue, Operations):
 
     async def _submit_job(self, job: Job, *, once: bool = False) -> Submission:
         await self._before_enqueue(job)
-        return await self.store(job, once=once)
+        submission = await self.store(job, once=once)
+        if self.listeners and not submission.deduplicated:
+            self.instrument(job, "enqueued")
+        return submission
 
     def build(self, spec: JobSpec) -> Job:
         """The record of a call, as SAQ's tools can read it, after the hooks that see calls before they are stored."""
@@ -340,6 +359,13 @@ class TaskQueue(Queue, Operations):
     @abstractmethod
     async def cancel(self, key: str, reason: str) -> bool:
         """Abort a job that waits or runs; False, and no change, for one that has ended or never was."""
+
+    async def _tell_aborted(self, key: str) -> None:
+        """Tell the listeners of a job that was aborted while it waited. One that runs is its worker's to tell of."""
+        with suppress(BrokerError, QueueUnavailableError):  # it is aborted all the same
+            job = await self.job(key)
+            if job is not None and job.status is Status.ABORTED:
+                self.instrument(job, "ended")
 
     async def abort(self, job: Job, error: str, ttl: float = 5) -> None:
         """SAQ's spelling of ``cancel``; ``ttl`` is ignored."""

@@ -21,7 +21,7 @@ from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import Limits
 
 if TYPE_CHECKING:
-    from saq.queue.base import Queue
+    from litestar_tasks.queues.base import TaskQueue
 
 __all__ = ("BACK", "CLOSING", "UNSTARTED", "Hold", "Sending", "Tell", "Terms", "Write", "millis")
 
@@ -101,7 +101,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
 
     def __init__(
         self,
-        queue: Queue,
+        queue: TaskQueue,
         address: str,
         outage: Outage,
         *,
@@ -228,6 +228,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         job.token = token
         self._claims[token] = job
         self._settle(self._settlement(job, Settlement.QUARANTINED))
+        self._queue.instrument(job, "ended")
 
     def _fail_lost(self, jobs: Iterable[ClaimedJob], *, left: bool) -> None:
         """Settle as failed what was taken from a lost worker, or from one that left it, and must not run again."""
@@ -244,6 +245,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
             job.status, job.completed = Status.FAILED, millis()
             logger.error("queue %r: job %s is failed: %s", self._name, job.id, job.error)
             self._settle(self._settlement(job, Settlement.FAILED))
+            self._queue.instrument(job, "ended")
 
     def _settled(self, operation: WriteT, accepted: bool) -> None:
         """Something was answered."""

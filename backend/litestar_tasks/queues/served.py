@@ -64,7 +64,12 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
         if self._before_enqueues:
             for job, _ in jobs:
                 await self._before_enqueue(job)
-        return await self._producer.store_many(jobs)
+        submissions = await self._producer.store_many(jobs)
+        if self.listeners:
+            for submission in submissions:
+                if not submission.deduplicated:
+                    self.instrument(submission.job, "enqueued")
+        return submissions
 
     async def store_many(self, jobs: Sequence[Job], *, once: bool = False) -> list[Submission]:
         """Store many jobs, in order; see ``TaskQueue.store``."""

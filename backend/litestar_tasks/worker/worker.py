@@ -205,6 +205,8 @@ class Worker(StockWorker):
             else:
                 self.outcomes[job.function, outcome.settlement] += 1
                 self._meter.count(job.function, outcome.settlement, ready=ready, started=started, ended=job.touched)
+                if self.queue.listeners and outcome.settlement is not Settlement.HAND_BACK:
+                    self.queue.instrument(job, "attempted" if job.status is Status.QUEUED else "ended")
         except Exception:
             logger.exception("job %s could not be settled; it stays claimed until this worker's lease lapses", job.id)
         finally:

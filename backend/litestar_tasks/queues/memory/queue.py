@@ -190,6 +190,8 @@ class MemoryQueue(CompatibleQueue):
         self._state.leave(key)
         job = cast("Job", await self.job(key))
         await self._end_aborted(job, reason)
+        if self.listeners:
+            await self._tell_aborted(key)
         return True
 
     def _held(self, job: Job) -> ClaimedJob | None:

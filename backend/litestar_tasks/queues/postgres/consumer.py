@@ -39,8 +39,7 @@ from litestar_tasks.queues.presence import this_process
 from litestar_tasks.queues.relay import Relay
 
 if TYPE_CHECKING:
-    from saq.queue.base import Queue
-
+    from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.postgres.connection import Endpoint, Link
     from litestar_tasks.queues.postgres.listener import Announcer, Listener
@@ -76,7 +75,7 @@ class Consumer(Hold[Operation, LeaseThread]):
 
     def __init__(
         self,
-        queue: Queue,
+        queue: TaskQueue,
         endpoint: Endpoint,
         reader: Link,
         outage: Outage,

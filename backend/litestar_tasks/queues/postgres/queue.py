@@ -311,7 +311,11 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
 
     async def cancel(self, key: str, reason: str) -> bool:
         """See ``TaskQueue.cancel``. The effort does not grow with the queue."""
-        return bool(await self._operator.cancel([key], reason))
+        if not await self._operator.cancel([key], reason):
+            return False
+        if self.listeners:
+            await self._tell_aborted(key)
+        return True
 
     async def _patch(self, key: str, fields: dict[str, Any]) -> None:
         patch = records.to_json(fields)[1:-1].decode()

@@ -27,8 +27,7 @@ from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
-    from saq.queue.base import Queue
-
+    from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.queues.redis.connection import Endpoint, Link
     from litestar_tasks.queues.redis.layout import Layout
     from litestar_tasks.queues.redis.waiters import Announcements
@@ -59,7 +58,7 @@ class Consumer(Hold[Operation, LeaseThread]):
 
     def __init__(
         self,
-        queue: Queue,
+        queue: TaskQueue,
         layout: Layout,
         endpoint: Endpoint,
         outage: Outage,

@@ -284,6 +284,8 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         arguments = (records.to_json(reason), limits.failed_ttl, limits.others, self.job_id(key), "")
         with self._answering():
             (answer,) = await self._commands.ask((_ABORT, arguments))
+        if answer and self.listeners:
+            await self._tell_aborted(key)
         return bool(answer)
 
     async def _patch(self, key: str, fields: dict[str, Any]) -> None:

@@ -1,0 +1,203 @@
+"""Rows of the history, made of jobs: bounded, and without what is secret."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+
+from saq.job import Status
+
+from litestar_tasks.correlation import CORRELATION
+from litestar_tasks.follow_ups import PARENT
+from litestar_tasks.job import ENDED
+from litestar_tasks.keyring import is_sealed
+from litestar_tasks.queues.history import history
+from litestar_tasks.queues.records import to_json
+from litestar_tasks.redaction import MASK, is_secret_name, masked_end, masked_text
+
+if TYPE_CHECKING:
+    from saq.job import Job
+
+    from litestar_tasks.queues.base import Moment
+
+__all__ = ("Entry", "entry")
+
+Entry: TypeAlias = dict[str, Any]
+"""A row's values by column."""
+
+_STAGES: Final[Mapping[Moment, int]] = {"enqueued": 0, "attempted": 1, "ended": 2}
+_ARGUMENT: Final = 10_000
+"""Characters of each argument of a job. One that goes beyond is withheld."""
+_RESULT: Final = 1_000
+_LINE: Final = 500
+_TRACEBACK: Final = 10_000
+_LONGEST: Final = 1_000
+"""Characters of a tag, a correlation id and the like."""
+_MARGIN: Final = 1_024
+_DEEPEST: Final = 32
+
+
+def entry(job: Job, label: str, job_id: str, moment: Moment) -> Entry:
+    """The row of a job, as it stands after something has happened to it.
+
+    Args:
+        job: Its record, or a copy of it.
+        label: The label of its queue.
+        job_id: Its id.
+        moment: What has happened.
+    """
+    meta: Mapping[str, Any] = job.meta or {}
+    arguments, withheld = _arguments(job.kwargs)
+    ended = int(job.completed or job.touched or job.queued)
+    values: Entry = {
+        "id": job_id,
+        "enqueued": int(job.queued) or ended,  # what nobody could read does not say when
+        "task": _text(job.function),
+        "queue": label,
+        "status": _waiting(job, job.queued),
+        "stage": _STAGES[moment],
+        "changed": int(job.queued),
+        "tag": _text(meta.get("tag")),
+        "correlation": _text(meta.get(CORRELATION)),
+        "parent": _text(meta.get(PARENT)),
+        "priority": int(job.priority),
+        "arguments": arguments,
+        "withheld": withheld,
+        "started": None,
+        "ended": None,
+        "attempts": int(job.attempts),
+        "log": None,
+        "error_type": None,
+        "error": None,
+        "traceback": None,
+        "reason": None,
+        "worker": None,
+        "result": None,
+    }
+    if moment == "enqueued":
+        return values
+    past = history(job)
+    if moment == "attempted":
+        values |= {"status": _waiting(job, job.touched), "changed": int(job.touched)}
+    else:
+        how = meta.get(ENDED)
+        how = cast("dict[str, Any]", how) if isinstance(how, dict) else {}
+        text = masked_end(job.error.strip(), _TRACEBACK) if job.error else ""
+        values |= {
+            "status": job.status.value,
+            "changed": ended,
+            "started": int(job.started) or None,
+            "ended": ended,
+            "error_type": _text(how.get("error_type")),
+            "error": _text(text.rpartition("\n")[2][-_LINE:]),
+            "traceback": _clean(text) if "\n" in text else None,
+            "reason": _text(how.get("reason")),
+            "worker": _text(job.worker_id),
+            "result": _summary(job.result) if job.status is Status.COMPLETE else None,
+        }
+        past = [*past, {name: values[name] for name in ("error", "error_type", "started", "worker")}]
+        past[-1] |= {"outcome": values["status"], "completed": values["ended"]}
+    values["log"] = to_json(past).decode() if past else None
+    return values
+
+
+def _waiting(job: Job, moment: float) -> str:
+    return "scheduled" if job.scheduled * 1000 > moment else "queued"
+
+
+def _arguments(kwargs: Mapping[str, Any] | None) -> tuple[str, str | None]:
+    """The arguments as JSON, and the names of those that had to be changed."""
+    if not kwargs:
+        return "{}", None
+    kept: dict[str, Any] = {}
+    withheld: list[str] = []
+    for name, value in kwargs.items():
+        masking = _Masking(_ARGUMENT)
+        kept[name] = masking.named(name, value)
+        if masking.changed:
+            withheld.append(name)
+    return to_json(kept).decode(), to_json(withheld).decode() if withheld else None
+
+
+def _summary(result: Any) -> str | None:
+    if result is None:
+        return None
+    text = to_json(_Masking(_RESULT).value(result)).decode()
+    return text if len(text) <= 2 * _RESULT else f"{text[: 2 * _RESULT]}…"
+
+
+class _Masking:
+    """Hides what is secret in a value, and whatever comes after so many characters.
+
+    Args:
+        left: The characters.
+
+    Attributes:
+        changed: Whether it had to hide something.
+    """
+
+    def __init__(self, left: int) -> None:
+        self._left = left
+        self.changed = False
+
+    def named(self, name: str, value: Any, depth: int = 0) -> Any:
+        """What may be kept of a value that stands under a name."""
+        self._left -= len(name)
+        if is_sealed(value):
+            return value  # encrypted: whoever runs the job again needs it
+        if is_secret_name(name) and value is not None:
+            return self._hidden()
+        return self.value(value, depth)
+
+    def value(self, value: Any, depth: int = 0) -> Any:
+        """What may be kept of a value."""
+        if is_sealed(value):
+            return value
+        if value is None or isinstance(value, bool | int | float):
+            self._left -= 8
+            return value
+        if self._left <= 0 or depth > _DEEPEST:
+            return self._hidden("…")
+        if isinstance(value, str):
+            return self._text(value)
+        if isinstance(value, Mapping):
+            found: dict[str, Any] = {}
+            for name, item in cast("Mapping[str, Any]", value).items():
+                if self._left <= 0:
+                    self._hidden()
+                    break
+                found[self._text(str(name))] = self.named(str(name), item, depth + 1)
+            return found
+        return self._items(cast("Iterable[Any]", value), depth)
+
+    def _items(self, value: Iterable[Any], depth: int) -> list[Any]:
+        found: list[Any] = []
+        for item in value:
+            if self._left <= 0:
+                self._hidden()
+                break
+            found.append(self.value(item, depth + 1))
+        return found
+
+    def _text(self, text: str) -> str:
+        limit = self._left
+        self._left -= len(text)
+        masked = masked_text(text[: limit + _MARGIN])[:limit]
+        if masked != text:
+            self.changed = True
+        return masked
+
+    def _hidden(self, sign: str = MASK) -> str:
+        self.changed = True
+        return sign
+
+
+def _text(value: object) -> str | None:
+    return _clean(str(value)[:_LONGEST]) if value is not None and value != "" else None
+
+
+def _clean(text: str) -> str:
+    """A text that any database can store."""
+    if text.isascii() and "\0" not in text:
+        return text
+    return text.replace("\0", "\ufffd").encode("utf-8", "replace").decode()
