@@ -453,15 +453,15 @@ def test_on_a_phone_the_jobs_come_before_the_filters(browser: Browser, serve: Se
         page = context.new_page()
         page.goto(f"{url}/saq/jobs?state=failed")
         expect(page.get_by_role("link", name="Shop")).to_be_visible()
-        expect(page.get_by_label("Task", exact=True)).to_be_hidden()
+        expect(page.locator("select[name=task]")).to_be_hidden()
         expect(page.get_by_role("checkbox", name="send_campaign_mail").first).to_be_in_viewport()
         page.get_by_text("Filter", exact=True).click()
-        page.get_by_label("Task", exact=True).select_option("import_customers")
+        page.locator("select[name=task]").select_option("import_customers")
         expect(page).to_have_url(re.compile("task=import_customers"))
-        expect(page.get_by_label("Task", exact=True)).to_be_visible()  # what is used stays open
+        expect(page.locator("select[name=task]")).to_be_visible()  # what is used stays open
         page.set_viewport_size({"width": 1280, "height": 800})
         expect(page.get_by_text("Filter", exact=True)).to_be_hidden()
-        expect(page.get_by_label("Task", exact=True)).to_be_visible()
+        expect(page.locator("select[name=task]")).to_be_visible()
 
 
 STOP: Final = """() => {
