@@ -10,10 +10,22 @@ from typing import Any, Final, Generic, TypeVar, cast
 import msgspec
 from msgspec import inspect as types
 
-__all__ = ("Codec", "Hooks", "UnstorableTypeError", "could_become", "json_size", "split_path", "unstorable", "walk")
+__all__ = (
+    "SEALED",
+    "Codec",
+    "Hooks",
+    "UnstorableTypeError",
+    "could_become",
+    "json_size",
+    "split_path",
+    "unstorable",
+    "walk",
+)
 
 T = TypeVar("T")
 
+SEALED: Final = "litestar_tasks.secret"
+"""Marks, among what an annotation says beside the type, what is stored encrypted."""
 _ABSENT: Final = object()
 _json: Final = msgspec.json.Encoder()
 _PATH: Final = re.compile(r"^(?P<message>.*?)(?: - at (?P<key>`key` in )?`(?P<path>[^`]*)`)?$", re.DOTALL)
@@ -328,7 +340,7 @@ _FORMS: Final[Sequence[tuple[tuple[type, ...], set[str], set[str]]]] = (
 def _forms(node: types.Type, *, read: bool = False) -> set[str] | None:
     """The JSON forms of a type's values; None where it does not tell."""
     if isinstance(node, types.Metadata):
-        return _forms(node.type, read=read)
+        return {"sealed"} if (node.extra or {}).get(SEALED) else _forms(node.type, read=read)
     if isinstance(node, types.UnionType):
         parts = [_forms(one, read=read) for one in node.types]
         return None if None in parts else {form for part in parts for form in part or ()}

@@ -40,11 +40,12 @@ class Cron:
         ValueError: It is malformed, or never matches; says which field is at fault.
     """
 
-    __slots__ = ("_by_the_clock", "_calendar", "_zone")
+    __slots__ = ("_by_the_clock", "_expression", "_zone")
 
     def __init__(self, expression: str, zone: str) -> None:
         self._zone = ZoneInfo(zone)
-        self._calendar, self._by_the_clock = _read(expression)
+        self._expression = expression
+        _, self._by_the_clock = _read(expression)
 
     def next_after(self, moment: datetime) -> datetime:
         """The first match after an aware moment, in UTC."""
@@ -54,7 +55,7 @@ class Cron:
     def _next_by_the_day(self, moment: datetime) -> datetime:
         match = moment.astimezone(self._zone).replace(tzinfo=None)
         while True:
-            match = self._match_after(match)
+            match = _match_after(self._expression, match)
             if (instant := self._instant(match)) > moment:
                 return instant  # an earlier one was the first of two passes, or came at the end of a gap
 
@@ -62,17 +63,12 @@ class Cron:
         local, since = moment.astimezone(self._zone).replace(tzinfo=None), moment
         while True:
             offset = self._offset(since)
-            instant = self._match_after(local).replace(tzinfo=UTC) - offset
+            instant = _match_after(self._expression, local).replace(tzinfo=UTC) - offset
             change = self._first_change(since, instant)
             if change is None:
                 return instant
             # From here on the clock shows other times, perhaps again: what it shows first counts, too.
             local, since = change.astimezone(self._zone).replace(tzinfo=None) - _SECOND, change
-
-    def _match_after(self, local: datetime) -> datetime:
-        with _one_at_a_time:  # croniter keeps the start in itself, and equal expressions share one
-            found: datetime = self._calendar.get_next(datetime, start_time=local, update_current=False)
-        return found
 
     def _instant(self, local: datetime) -> datetime:
         """The moment at which the clock shows a time first; where it never does, that of its jump."""
@@ -124,6 +120,15 @@ def _read(expression: str) -> tuple[croniter, bool]:
         ) from error
     hours = set(calendar.expanded[1])
     return calendar, "*" in hours or len(hours) == 24
+
+
+@lru_cache(maxsize=4096)
+def _match_after(expression: str, local: datetime) -> datetime:
+    """The first match on a calendar without transitions; kept, as many schedules have the same few expressions."""
+    calendar, _ = _read(expression)
+    with _one_at_a_time:  # croniter keeps the start in itself, and equal expressions share one
+        found: datetime = calendar.get_next(datetime, start_time=local, update_current=False)
+    return found
 
 
 def _check(number: int, field: str, count: int) -> None:

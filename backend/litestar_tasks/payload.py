@@ -215,12 +215,8 @@ class Payload:
         values = self._by_name(args, kwargs)
         self._check_names(values)
         takes = {name: value.name for name, value in values.items() if isinstance(value, Placeholder)}
-        known = frozenset(takes)
-        if known not in self._partly:
-            parameters = [replace(one, required=one.required and one.name not in known) for one in self._parameters]
-            self._partly[known] = Payload(self._task, parameters, self._hooks, limit=self._limit)
         rest = {name: value for name, value in values.items() if name not in takes}
-        return self._partly[known].encode((), rest), takes
+        return self._without(frozenset(takes)).encode((), rest), takes
 
     def annotation(self, name: str) -> Any:
         """What an argument has to be."""
@@ -260,12 +256,25 @@ class Payload:
             refused.__cause__ = error
         return refused
 
-    def complete(self, stored: Mapping[str, Any]) -> dict[str, Any]:
+    def _without(self, names: frozenset[str]) -> Payload:
+        """The payload of a call that may leave out these arguments."""
+        if names not in self._partly:
+            parameters = [replace(one, required=one.required and one.name not in names) for one in self._parameters]
+            self._partly[names] = Payload(self._task, parameters, self._hooks, limit=self._limit)
+        return self._partly[names]
+
+    def complete(self, stored: Mapping[str, Any], *, without: frozenset[str] = frozenset()) -> dict[str, Any]:
         """All arguments of a call by name, in JSON's own types, with the defaults of those that were left out.
 
         It is the same for calls that mean the same: however they were written, in whatever order their sets and
         dictionaries are.
+
+        Args:
+            stored: The payload.
+            without: Arguments that it does not hold, for which nothing of use is returned. Defaults to none.
         """
+        if without:
+            return self._without(without).complete(stored)
         struct = self._codec.decode(stored)
         for name, default in self._storable_defaults.items():
             if getattr(struct, name) is UNSET:

@@ -17,7 +17,7 @@ from litestar_tasks.task import AnyTask
 if TYPE_CHECKING:
     from litestar_tasks.attachment import Attachments
 
-__all__ = ("Recurring", "check_kwargs", "make_schedule")
+__all__ = ("Recurring", "encode_kwargs", "make_schedule")
 
 
 class Recurring:
@@ -99,7 +99,8 @@ class Recurring:
     async def run_schedule(self, id: str, *, by: str | None = None) -> JobHandle[Any]:
         """Enqueue a schedule's job now; its next firing stays as it is. It does so for a paused one, too.
 
-        Unless ``overlap`` is "allow", a job of it that has not ended is returned instead, ``deduplicated``.
+        Unless ``overlap`` is "allow", a job of it that has not ended is returned instead, ``deduplicated``; so is one
+        that stands for all that are alike, where the task is ``unique`` or the like.
 
         Args:
             id: The schedule.
@@ -220,18 +221,18 @@ def make_schedule(task: AnyTask, id: str, options: Mapping[str, Any]) -> Schedul
     fields["timeout"] = timeout
     schedule = Schedule(id=id, task=task.name, **fields)
     if task.resolved:  # else its kwargs are checked when the app starts and the signature is known
-        check_kwargs(task, schedule)
+        encode_kwargs(task, id, schedule.kwargs)
     return schedule
 
 
-def check_kwargs(task: AnyTask, schedule: Schedule) -> None:
-    """Refuse arguments that the schedule's task does not take.
+def encode_kwargs(task: AnyTask, id: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Arguments of a schedule in JSON's own types.
 
     Raises:
         InvalidScheduleError: They do not fit the signature.
         DeclarationError: The signature cannot be resolved.
     """
     try:
-        task.payload.encode((), schedule.kwargs)
+        return task.payload.encode((), kwargs)
     except PayloadError as error:
-        raise InvalidScheduleError(f"schedule {schedule.id!r}: its kwargs do not fit: {error}") from error
+        raise InvalidScheduleError(f"schedule {id!r}: its kwargs do not fit: {error}") from error

@@ -25,7 +25,7 @@ from litestar_tasks.job import JobHandle
 from litestar_tasks.middleware import EnqueueHook
 from litestar_tasks.options import DEFAULTS, RegistryOptions, TaskOptions, check_options
 from litestar_tasks.queue_config import QueueConfig
-from litestar_tasks.recurring import Recurring, check_kwargs, make_schedule
+from litestar_tasks.recurring import Recurring, encode_kwargs, make_schedule
 from litestar_tasks.schedule import Misfire, Overlap, Schedule
 from litestar_tasks.task import AnyTask, ContextTask, SyncContextTask, Task, no_keys, refuse_unnameable
 
@@ -266,7 +266,7 @@ class Registry(Recurring):
                 yield error
         for schedule in self._schedules.values():
             try:
-                check_kwargs(self._tasks[schedule.task], schedule)
+                encode_kwargs(self._tasks[schedule.task], schedule.id, schedule.kwargs)
             except DeclarationError as error:
                 yield error
 

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, TypedDict, get_args
 from zoneinfo import ZoneInfo
 
@@ -34,6 +35,7 @@ Overlap: TypeAlias = Literal["skip", "allow", "queue"]
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MILLISECOND: Final = timedelta(milliseconds=1)
+_NEXT: Final = 5
 
 
 class RecurrenceOptions(TypedDict, total=False):
@@ -254,12 +256,19 @@ class ScheduleState:
     """Who changed it, and when; None where it is as declared."""
     paused: Mark | None = None
     """Who paused it, and when; None where it fires."""
-    next_runs: tuple[datetime, ...] = ()
-    """The next five firings, in UTC, without jitter; none while it is paused or after its end."""
+    next_run: datetime | None = None
+    """The next firing, in UTC, without jitter; None while it is paused or after its end."""
     last: Firing | None = None
     """The last firing; None before the first one."""
     skips: int = 0
     """How often a firing was skipped, because of the one before or as it was missed; a gap counts once."""
+
+    @property
+    def next_runs(self) -> tuple[datetime, ...]:
+        """The next firing and the four after it; reckoned when it is asked for, which a long list need not be."""
+        if self.next_run is None:
+            return ()
+        return (self.next_run, *islice(self.schedule.firings(self.next_run), _NEXT - 1))
 
 
 class ScheduleBook(Protocol):

@@ -5,21 +5,21 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Annotated, Any, Final, TypeAlias, TypeVar, cast
 
+import msgspec
 from msgspec import Meta
 from msgspec import inspect as types
 
-from litestar_tasks.codec import UnstorableTypeError, split_path, walk
+from litestar_tasks.codec import SEALED, UnstorableTypeError, split_path, walk
 from litestar_tasks.keyring import Keyring, is_sealed
 
 __all__ = ("Secret", "Secrets", "secrets_of")
 
 T = TypeVar("T")
 
-_MARK: Final = "litestar_tasks.secret"
-
-Secret: TypeAlias = Annotated[T, Meta(extra={_MARK: True})]
+Secret: TypeAlias = Annotated[T, Meta(extra={SEALED: True})]
 """A value that is stored encrypted: ``password: Secret[str]``.
 
 For type checkers, for callers and for the task it is the plain type: whoever enqueues passes a text, and the function
@@ -64,6 +64,14 @@ class Secrets:
             ValueError: One is not encrypted, or with a key that is not there; ``split_path`` tells which.
         """
         return self._changed(stored, keyring.open)
+
+    def identified(self, stored: Any, key: bytes) -> Any:
+        """A value of JSON's own types with a digest in place of each secret, which nobody finds without the key."""
+
+        def digest(secret: Any) -> str:
+            return blake2b(msgspec.json.encode(secret, order="deterministic"), digest_size=16, key=key).hexdigest()
+
+        return self._changed(stored, digest)
 
     def texts(self, opened: Any) -> frozenset[str]:
         """Every text in the secrets of a value that could show up elsewhere, such as in an error."""
@@ -176,7 +184,7 @@ def _secrets_of(node: types.Type, known: dict[int, Secrets]) -> Secrets | None:
 
 
 def _is_secret(node: types.Type) -> bool:
-    return isinstance(node, types.Metadata) and bool((node.extra or {}).get(_MARK))
+    return isinstance(node, types.Metadata) and bool((node.extra or {}).get(SEALED))
 
 
 def _hides_secrets(node: types.Type) -> bool:
@@ -190,7 +198,7 @@ def _hides_secrets(node: types.Type) -> bool:
         if one in seen:
             continue
         seen.append(one)
-        if isinstance(one, Meta) and (one.extra or {}).get(_MARK):
+        if isinstance(one, Meta) and (one.extra or {}).get(SEALED):
             return True
         todo += [*getattr(one, "__metadata__", ()), *getattr(one, "__args__", ())]
         for info in getattr(one, "model_fields", {}).values() if isinstance(one, type) else ():

@@ -12,7 +12,19 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Protocol, Self, TypeAlias, cast
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Concatenate,
+    Generic,
+    Protocol,
+    Self,
+    TypeAlias,
+    cast,
+    get_args,
+    get_origin,
+)
 
 from litestar.di import Provide
 from saq.types import Context
@@ -228,6 +240,15 @@ class AnyTask:
         secrets = self.payload.secrets
         return secrets.seal(payload, self._keyring()) if secrets else payload
 
+    def identified(self, payload: Mapping[str, Any]) -> Mapping[str, Any]:
+        """A payload of JSON's own types in which equal secrets are equal, and none can be read.
+
+        Raises:
+            ConfigurationError: The app has no keys.
+        """
+        secrets = self.payload.secrets
+        return secrets.identified(payload, self._keyring().identity_key) if secrets else payload
+
     @property
     def has_secrets(self) -> bool:
         """Whether arguments or the result hold secrets."""
@@ -269,14 +290,15 @@ class AnyTask:
         self,
         payload: Mapping[str, Any],
         options: Mapping[str, Any],
-        arguments: Callable[[], Mapping[str, Any]] | None = None,
+        arguments: Callable[[Sequence[str] | None], Mapping[str, Any]] | None = None,
     ) -> JobSpec:
         """``spec`` for a payload that is encoded already, and not encrypted yet.
 
         Args:
             payload: The payload.
             options: Checked options of the call.
-            arguments: Returns all arguments, for options that go by them. Defaults to those of the payload.
+            arguments: Returns all arguments, for options that go by them; see ``bonds_of``. Defaults to those of the
+                payload.
         """
         if not options and self._plain is not None:
             return JobSpec(task=self.name, kwargs=self.sealed(payload), **self._plain)
@@ -287,7 +309,7 @@ class AnyTask:
             run_at = datetime.now(UTC) + timedelta(seconds=delay)
         # What is made of secrets is stored, too: nobody without the key may find them by trying.
         key = self._keyring().identity_key if self.payload.secrets else b""
-        known = arguments or (lambda: self.payload.complete(payload))
+        known = arguments or (lambda _: self.payload.complete(payload))
         lock, group = bonds_of(self.name, levels, known, key=key)
         stored = _stored_options(levels, run_at)
         stored["meta"].update(stored_policies(options))
@@ -599,13 +621,14 @@ class Call(Generic[R_co]):
             **{name: value for name, value in stored.items() if value},
         }
 
-    def _known_arguments(self) -> Mapping[str, Any]:
-        if self._takes:
+    def _known_arguments(self, needed: Sequence[str] | None) -> Mapping[str, Any]:
+        if missing := [name for name in self._takes if needed is None or name in needed]:
             raise ConfigurationError(
-                f"task {self._task.name!r}: unique, exclusive, debounce and throttle cannot tell calls apart by their "
-                f"arguments while {', '.join(self._takes)} is still to come; write by=(), and all calls are alike"
+                f"task {self._task.name!r}: unique, exclusive, debounce and throttle cannot tell calls apart by "
+                f"{', '.join(missing)}, still to come from the job that is followed; name other arguments, as in "
+                "by=(…), or none, by=(), and all calls are alike"
             )
-        return self._task.payload.complete(self._payload)
+        return self._task.payload.complete(self._payload, without=frozenset(self._takes))
 
     def check_takes(self, option: str, known: str, annotation: Any, what: str) -> None:
         """Refuse placeholders that cannot be filled.
@@ -735,6 +758,8 @@ def _stored_options(levels: Mapping[str, Any], run_at: datetime | None = None) -
 
 
 def _shown(annotation: Any) -> str:
+    if get_origin(annotation) is Annotated and (found := secrets_of(annotation)) and found.whole:
+        return f"Secret[{_shown(get_args(annotation)[0])}]"
     return annotation.__name__ if isinstance(annotation, type) else str(annotation)
 
 

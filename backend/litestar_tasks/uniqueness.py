@@ -128,14 +128,19 @@ class Lock:
 
 
 def bonds_of(
-    task: str, levels: Mapping[str, Any], arguments: Callable[[], Mapping[str, Any]], *, key: bytes = b""
+    task: str,
+    levels: Mapping[str, Any],
+    arguments: Callable[[Sequence[str] | None], Mapping[str, Any]],
+    *,
+    key: bytes = b"",
 ) -> tuple[Lock | None, str | None]:
     """The lock that a call takes, and the group of which its job runs alone.
 
     Args:
         task: The task's name.
         levels: The options that hold for the call.
-        arguments: Returns all arguments, as ``Payload.complete`` does; called where they are needed.
+        arguments: Returns all arguments, as ``Payload.complete`` does; called where they are needed, with the names of
+            those that count, or None where all do.
         key: What the digest of arguments that are secret is made with. Defaults to none.
 
     Raises:
@@ -178,15 +183,17 @@ def check_by(levels: Mapping[str, Any], known: Sequence[str], subject: str) -> N
             _check_names(option.by, known, f"{subject}: {kind}")
 
 
-def _identity(kind: str, task: str, by: By, arguments: Callable[[], Mapping[str, Any]], key: bytes) -> str:
+def _identity(
+    kind: str, task: str, by: By, arguments: Callable[[Sequence[str] | None], Mapping[str, Any]], key: bytes
+) -> str:
     """What calls that are alike have in common: 32 digits, which tell nothing of the arguments."""
     part: object
     if by is None:
-        part = arguments()
+        part = arguments(None)
     elif callable(by):
-        part = by(arguments())
+        part = by(arguments(None))
     elif names := _names(by):
-        known = arguments()
+        known = arguments(names)
         _check_names(by, [*known], f"task {task!r}: {kind}")
         part = {name: known[name] for name in names}
     else:

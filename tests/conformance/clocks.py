@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -9,7 +11,7 @@ from saq.job import Job
 
 from litestar_tasks.queues.base import TaskQueue
 from litestar_tasks.queues.schedule_records import milliseconds, moment_of
-from litestar_tasks.queues.schedules import Look, ScheduleStore
+from litestar_tasks.queues.schedules import Look, ScheduleStore, Step
 
 _PAST: Final = 1_000
 _FUTURE: Final = milliseconds(datetime(2200, 1, 1, tzinfo=UTC))
@@ -52,6 +54,7 @@ class Clock:
 
 class _Stopped(ScheduleStore):
     def __init__(self, name: str, inner: ScheduleStore, clock: Clock) -> None:
+        super().__init__()
         self.name = name
         self.inner = inner
         self._clock = clock
@@ -70,6 +73,19 @@ class _Stopped(ScheduleStore):
             if due is not None and new is not None:
                 self._clock.due[self.name, id] = due
         return swapped
+
+    async def swap_many(self, steps: Sequence[Step]) -> set[str]:
+        real = [dataclasses.replace(one, due=None if one.due is None else self._clock.real(one.due)) for one in steps]
+        swapped = await self.inner.swap_many(real)
+        for one in steps:
+            if one.id in swapped:
+                self._clock.due.pop((self.name, one.id), None)
+                if one.due is not None:
+                    self._clock.due[self.name, one.id] = one.due
+        return swapped
+
+    async def announce(self) -> None:
+        self.heard()
 
     async def read(self, id: str) -> bytes | None:
         return await self.inner.read(id)

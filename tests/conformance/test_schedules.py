@@ -9,11 +9,19 @@ from typing import Any
 
 import pytest
 
-from litestar_tasks import InvalidScheduleError, QueueUnavailableError, Registry, ScheduleNotFoundError
+from litestar_tasks import (
+    Debounce,
+    InvalidScheduleError,
+    QueueUnavailableError,
+    Registry,
+    ScheduleNotFoundError,
+    Throttle,
+)
 from litestar_tasks.queues.base import TaskQueue
 from litestar_tasks.queues.firing import fire_due
 from litestar_tasks.queues.schedule_book import QueueSchedules
 from litestar_tasks.queues.schedules import Look
+from litestar_tasks.schedule import Schedule
 from litestar_tasks.worker.scheduler import Scheduler
 from tests.conformance.clocks import Clock
 from tests.conformance.hands import Hand, MakeQueue, eventually, listed, needs, record
@@ -38,6 +46,9 @@ def new_registry() -> Registry:
     async def report(region: str = "eu", *, until: datetime | None = None) -> None: ...
 
     return registry
+
+
+async def sync() -> None: ...
 
 
 class Shop:
@@ -216,6 +227,29 @@ async def test_an_overlap_is_allowed_where_the_schedule_says_so(shop: Shop, cloc
     assert len(await shop.fired()) == 3
 
 
+@pytest.mark.parametrize("overlap", ["skip", "allow", "queue"])
+async def test_a_firing_for_which_another_job_stands_is_left_out_and_says_so(
+    shop: Shop, clock: Clock, overlap: Any
+) -> None:
+    task = shop.registry.task(name="sync", unique=True)(sync)
+    await shop.declare("sync", every=timedelta(minutes=1), overlap=overlap).start()
+    mine = await shop.queue.submit(task.bind().spec())
+    await clock.step(minutes=1)
+    await shop.fire()
+    assert await shop.fired() == [mine.job.key]
+    state = await shop.book.state("sync")
+    assert state.last is not None
+    assert (state.last.job_id, state.last.skipped, state.skips) == (None, "another job like it stands for it", 1)
+    assert await shop.book.run("sync", "ann") == ("default", mine.job.key, True)
+    await shop.end_all()
+    await clock.step(minutes=1)
+    await shop.fire()
+    assert await shop.fired() == ["sync@20260302T120200Z"]
+    state = await shop.book.state("sync")
+    assert state.last is not None
+    assert (state.last.skipped, state.skips) == (None, 1)
+
+
 async def test_firings_wait_for_the_end_of_the_last_job_and_come_one_after_another(shop: Shop, clock: Clock) -> None:
     await shop.declare(every=timedelta(minutes=1), overlap="queue").start()
     for _ in range(3):
@@ -260,6 +294,49 @@ async def test_a_firing_of_a_unique_task_is_left_out_while_one_like_it_waits(sho
     await clock.step(minutes=1)
     await shop.fire()
     assert await shop.fired() == ["sync@20260302T120400Z"]
+
+
+async def test_each_firing_of_a_debounced_task_puts_its_one_job_off(shop: Shop, clock: Clock) -> None:
+    @shop.registry.task(debounce=Debounce(timedelta(days=20 * 365)))  # brokers go by their own clock here
+    async def rebuild() -> None: ...
+
+    await shop.declare("rebuild", every=timedelta(minutes=1), overlap="allow").start()
+    for _ in range(3):
+        await clock.step(minutes=1)
+        await shop.fire()
+    assert await shop.fired() == []
+    assert await listed(shop.queue, "scheduled") == ["rebuild@20260302T120100Z"]
+
+
+async def test_of_the_firings_of_a_throttled_task_one_in_each_period_is_a_job(shop: Shop, clock: Clock) -> None:
+    @shop.registry.task(throttle=Throttle(3600))
+    async def poll() -> None: ...
+
+    await shop.declare("poll", every=timedelta(minutes=1), overlap="allow").start()
+    for _ in range(3):
+        await clock.step(minutes=1)
+        await shop.fire()
+        if await shop.fired():
+            assert await shop.fired() == ["poll@20260302T120100Z"]
+            await shop.end_all()
+    assert await shop.fired() == await listed(shop.queue, "scheduled") == []
+    assert await listed(shop.queue, "complete") == ["poll@20260302T120100Z"]
+
+
+async def test_what_is_to_follow_a_task_follows_its_firings(shop: Shop, clock: Clock) -> None:
+    @shop.registry.task
+    async def tell(*, what: str) -> None: ...
+
+    @shop.registry.task(on_success=tell.bind(what="swept"))
+    async def sweep() -> None: ...
+
+    await shop.declare("sweep", every=timedelta(minutes=1)).start()
+    await clock.step(minutes=1)
+    await shop.fire()
+    hand = await Hand(shop.queue).open()
+    await hand.end(await hand.one(), result=None)
+    following = await hand.one()
+    assert (following.function, following.kwargs) == ("tell", {"what": "swept"})
 
 
 # Jitter, start and end
@@ -752,3 +829,47 @@ async def test_firing_goes_on_after_an_outage(shop: Shop, clock: Clock, workers:
         return await shop.fired() == ["report@20260302T120100Z"]
 
     await eventually(fired)
+
+
+@needs("shared")
+async def test_who_changes_a_schedule_wakes_the_workers_of_other_processes(make: MakeQueue, registry: Registry) -> None:
+    theirs, ours = await make(), await make()
+    await Hand(theirs).open()
+    shop = Shop(ours, registry)
+
+    async def heard() -> bool:
+        before = theirs.schedules.changes
+        await shop.book.add(Schedule(id="new", task="report", every=timedelta(hours=1)), None)
+        await theirs.schedules.wait(5, before)
+        await shop.book.remove("new", None)
+        return theirs.schedules.changes > before
+
+    await eventually(heard)  # as soon as it listens
+    await shop.book.add(Schedule(id="known", task="report", every=timedelta(hours=1)), None)
+    for change in (
+        lambda: shop.book.change("known", {"cron": "* * * * *"}, None),
+        lambda: shop.book.pause("known", None),
+        lambda: shop.book.resume("known", None),
+        lambda: shop.declare(id="declared", cron="* * * * *").start(),
+    ):
+        before = theirs.schedules.changes
+        await asyncio.gather(theirs.schedules.wait(20, before), change())
+        assert theirs.schedules.changes > before
+
+
+async def test_hundreds_of_schedules_are_stored_though_two_workers_store_them_at_the_same_time(
+    make: MakeQueue, queue: TaskQueue
+) -> None:
+    """In steps of some hundred, of which what another one has just stored is left out."""
+    shops = [Shop(queue, new_registry()), Shop(await make(), new_registry())]
+    if "shared" not in queue.capabilities:
+        del shops[1]
+    for number in range(450):
+        shops[0].declare(id=f"s{number}", cron=f"{number % 60} 0 1 1 *")
+        shops[-1].declare(id=f"s{449 - number}", cron=f"{(449 - number) % 60} 0 1 1 *")
+    await asyncio.gather(*(shop.start() for shop in shops))
+    assert (await queue.schedules.read_all()).keys() == {f"s{number}" for number in range(450)}
+    after = Shop(queue, new_registry()).declare(id="s7", cron="0 3 * * *")
+    await after.start()
+    (state,) = await after.book.states()
+    assert (state.schedule.id, state.schedule.cron) == ("s7", "0 3 * * *")

@@ -40,8 +40,9 @@ from litestar_tasks import (
     TasksPlugin,
     enqueue_many,
 )
-from litestar_tasks.dashboard.redaction import shown
+from litestar_tasks.dashboard.redaction import Redactor
 from litestar_tasks.keyring import Keyring, is_sealed
+from litestar_tasks.queues.schedule_book import QueueSchedules
 from litestar_tasks.redaction import HIDDEN, masked_end, masked_start, masked_text, spellings
 from litestar_tasks.secret import secrets_of
 from tests.features.conftest import Broker, Run
@@ -112,6 +113,35 @@ class Stars(pydantic.BaseModel):
 
 class TestEverywhere:
     """On each broker."""
+
+    async def test_secrets_of_a_schedule_are_written_anew_only_when_they_have_changed(
+        self, run: Run, broker: Broker, registry: Registry
+    ) -> None:
+        seen: list[str] = []
+
+        @registry.task
+        async def log_in(*, password: Secret[str]) -> None:
+            seen.append(password)
+
+        def declared(password: str) -> QueueSchedules:
+            registry._schedules.clear()
+            registry.schedule(log_in, every=timedelta(days=9), kwargs={"password": password})
+            return QueueSchedules(registry, {queue.label: queue})
+
+        async with run(registry, secret_keys=[KEY]) as plugin:
+            queue = plugin.get_queue("default")
+            assert declared(HUNTER).digest() == declared(HUNTER).digest() != declared("other").digest()
+            await declared(HUNTER).reconcile(queue)
+            before = await queue.schedules.read_all()
+            await declared(HUNTER).reconcile(queue)
+            assert await queue.schedules.read_all() == before
+            await declared("hunter2 changed").reconcile(queue)
+            assert await queue.schedules.read_all() != before
+            await (await registry.run_schedule("log_in")).result(timeout=20)
+            await registry.change_schedule("log_in", kwargs={"password": "hunter2 by hand"})
+            await (await registry.run_schedule("log_in")).result(timeout=20)
+            assert b"hunter2" not in broker.raw(plugin, "default")
+        assert seen == ["hunter2 changed", "hunter2 by hand"]
 
     async def test_the_broker_never_holds_what_callers_and_tasks_read(
         self, run: Run, broker: Broker, registry: Registry, caplog: pytest.LogCaptureFixture
@@ -310,7 +340,7 @@ class TestTypes:
         tokens = [stored["account"]["password"], stored["account"]["old"][0], stored["ticket"]["cardNumber"]]
         assert all(is_sealed(one) for one in tokens)
         assert tokens[0] != tokens[1]
-        assert shown(stored, 1_000) == (
+        assert Redactor().shown(stored, 1_000) == (
             '{"account": {"name": "ada", "password": "***", "old": ["***"]}, "ticket": {"cardNumber": "***", '
             '"holder": "Ada"}, "note": null}'
         )

@@ -148,6 +148,10 @@ async def known(job: JobHandle[Any]) -> bool:
     return True
 
 
+async def has_run(*numbers: int) -> bool:
+    return ran == list(numbers)
+
+
 Start = Callable[..., AbstractAsyncContextManager[App]]
 
 
@@ -238,6 +242,20 @@ async def test_by_name_bound_and_in_bulk_calls_are_part_of_a_transaction(start: 
             await session.commit()
         assert [await app.result(job) for job in again] == [3, 4, 5]
         assert [await known(job) for job in (named, bound, *many)] == [False, False, False, False, True]
+
+
+async def test_what_follows_a_call_is_part_of_its_row(start: Start) -> None:
+    async with start() as app:
+        async with app.session() as session:
+            job = await note.using(session=session, on_success=note_elsewhere.bind(n=2)).enqueue(n=1)
+            gone = await note.using(session=session, on_success=note_elsewhere.bind(n=4)).enqueue(n=3)
+            await session.rollback()
+            assert not await known(gone)
+            again = await note.using(session=session, on_success=note_elsewhere.bind(n=6)).enqueue(n=5)
+            await session.commit()
+        assert await app.result(again) == 5
+        await eventually(lambda: has_run(5, 6))
+        assert not await known(job)
 
 
 async def test_rows_of_one_transaction_keep_their_order_within_queue_and_priority(start: Start) -> None:
@@ -650,6 +668,22 @@ async def test_unique_calls_take_the_outbox_on_the_brokers_own_database(postgres
         assert await app.result(first) == 2
         assert not await known(second)
         assert ran == [1, 2]
+
+
+@pytest.mark.parametrize("elsewhere", [False, True])
+async def test_what_follows_a_call_follows_it_on_postgres(postgres: PostgresServer, elsewhere: bool) -> None:
+    """Whether the job is written within the transaction, or delivered from another database."""
+    ran.clear()
+    broker = postgres.create_database()
+    migrate(broker, lambda _: None)
+    async with running(as_sqlalchemy(postgres.create_database() if elsewhere else broker, "asyncpg"), broker) as app:
+        async with app.session() as session:
+            await note.using(session=session, on_success=note_elsewhere.bind(n=2)).enqueue(n=1)
+            await session.rollback()
+            job = await note.using(session=session, on_success=note_elsewhere.bind(n=4)).enqueue(n=3)
+            await session.commit()
+        assert await app.result(job) == 3
+        await eventually(lambda: has_run(3, 4))
 
 
 async def test_a_user_who_may_not_write_to_the_brokers_table_has_rows_in_the_outbox(postgres: PostgresServer) -> None:

@@ -21,14 +21,25 @@ from saq.queue.postgres import PostgresQueue as StockQueue
 
 from litestar_tasks.config import TasksConfig
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, PayloadError, QueueUnavailableError
+from litestar_tasks.follow_ups import FOLLOW_UPS
 from litestar_tasks.job import JobSpec
 from litestar_tasks.queues import patrol, records, served
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.operations import JobFilter
-from litestar_tasks.queues.postgres import PostgresQueue, consumer, listings, schema, statements, upkeep
-from litestar_tasks.queues.postgres.connection import Endpoint
+from litestar_tasks.queues.postgres import (
+    PostgresQueue,
+    consumer,
+    listings,
+    locking,
+    producer,
+    schema,
+    statements,
+    upkeep,
+)
+from litestar_tasks.queues.postgres.connection import Away, Endpoint
 from litestar_tasks.queues.postgres.migrations import migrate
 from litestar_tasks.registry import Registry
+from litestar_tasks.uniqueness import Lock
 from tests.integration.conftest import eventually
 from tests.servers import PostgresServer, postgres_binaries
 
@@ -179,25 +190,33 @@ def test_migrating_again_changes_nothing_and_says_so(cluster: PostgresServer) ->
     assert said[1:] == [f"  the tables are at version {schema.VERSION} already"]
 
 
-async def test_jobs_of_the_release_before_go_on_in_migrated_tables(
-    cluster: PostgresServer, make_queue: MakeQueue
+@pytest.mark.parametrize("version", range(1, schema.VERSION))
+async def test_jobs_of_an_earlier_release_go_on_in_migrated_tables(
+    cluster: PostgresServer, make_queue: MakeQueue, version: int
 ) -> None:
     url = cluster.create_database()
     with psycopg.connect(url, autocommit=True) as connection:
         connection.execute(schema.LEDGER.encode())
-        connection.execute(schema.STEPS[0][1].encode())
-        connection.execute(schema.done(1).encode())
+        for number, (_, statements_of_step) in enumerate(schema.STEPS[:version], start=1):
+            connection.execute(statements_of_step.encode())
+            connection.execute(schema.done(number).encode())
     queue = make_queue(url)
     document = records.encode(queue.build(spec("old"))).decode()
     rows(
         url,
         "INSERT INTO litestar_tasks_jobs (queue, key, job, status, task) "
-        f"VALUES ('{queue.name}', 'old', convert_to('{document}', 'UTF8'), 'queued', 'noop')",
+        f"SELECT '{queue.name}', key, convert_to('{document}', 'UTF8'), status, 'noop' "
+        "FROM (VALUES ('old', 'queued'), ('ended', 'complete')) AS job (key, status)",
     )
     migrate(url, lambda _: None)
     await queue.connect()
     hand = await Hand(queue).open()
     assert keys(await hand.take(1)) == ["old"]
+    lock = Lock(name="0" * 32, until="finished", window=60)
+    first = await queue.submit(spec("new", lock=lock))
+    second = await queue.submit(spec("newer", lock=lock))
+    assert (first.deduplicated, second.job.key) == (False, "new")
+    assert keys(await hand.take(1)) == ["new"]
 
 
 def test_two_who_migrate_at_once_make_the_tables_once(cluster: PostgresServer) -> None:
@@ -281,9 +300,14 @@ async def test_no_statement_reads_whatever_else_is_in_the_table(url: str, make_q
         "statuses": ["queued"],
         "horizon": 5,
         "tokens": [1],
+        "locks": ["0" * 32],
+        "once": False,
+        "until_starts": [False],
+        "deadlines": [None],
     }
     hot = ("CLAIM", "PROMOTE", "READ", "CANCEL", "TAKE", "HELD", "ABORTS", "RENEW", "EXPIRED", "BOUNDARY", "RELEASE")
-    for name in hot:
+    bound = ("HOLDERS", "STANDING", "BIND")
+    for name in hot + bound:
         plan = await queue_link.ask("EXPLAIN " + getattr(statements, name), parameters)
         text = "\n".join(line for (line,) in plan)
         assert "Seq Scan on litestar_tasks_jobs" not in text, f"{name}\n{text}"
@@ -870,6 +894,28 @@ async def _claim_for_ever(hand: Hand) -> None:
             await hand.queue.claim(1)
 
 
+async def test_what_was_stored_before_the_answer_to_the_rest_was_lost_is_stored_once(
+    url: str, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue = make_queue(url)
+    hand = await Hand(queue).open()
+    lost: list[bool] = []
+
+    async def lose_the_first(*arguments: Any, **options: Any) -> list[bool | str]:
+        if not lost:  # a job with a lock is stored in a step of its own, after what stands before it
+            lost.append(await hand.complete((await hand.take(1))[0]))
+            raise Away("the connection was lost", sent=True)
+        return await locking.store_locked(*arguments, **options)
+
+    monkeypatch.setattr(producer, "store_locked", lose_the_first)
+    bound = spec("bound", lock=Lock(name="0" * 32, until="finished"))
+    found = await queue.submit_many([spec("plain"), bound])
+    assert lost == [True]
+    assert [one.deduplicated for one in found] == [False, False]
+    assert await queue.status("plain") == "complete"
+    assert await queue.count("incomplete") == 1
+
+
 async def test_a_killed_server_loses_nothing_that_was_accepted(own: PostgresServer, make_queue: MakeQueue) -> None:
     hand = await Hand(make_queue(own.url(), **SHORT)).open()
     await hand.queue.submit_many([spec(f"k{number}") for number in range(10)])
@@ -983,3 +1029,20 @@ async def test_nobody_is_let_in_with_a_wrong_name(own: PostgresServer, make_queu
     with pytest.raises(BrokerError, match="does not exist") as caught:
         await make_queue(wrong).connect()
     assert "secret" not in str(caught.value)
+
+
+async def test_what_follows_a_job_and_is_refused_is_given_up_alone_and_said(
+    url: str, make_queue: MakeQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A record that another release has written, with a priority that Postgres has no number for."""
+    queue = make_queue(url)
+    hand = await Hand(queue).open()
+    for number, priority in enumerate((0, 2**40, 1)):
+        call = {"task": "noop", "queue": "default", "kwargs": {}, "key": f"after {number}", "priority": priority}
+        await queue.submit(spec(f"k{number}", meta={FOLLOW_UPS: {"success": [call]}}))
+    jobs = await hand.take(3)
+    await asyncio.gather(*(hand.complete(job) for job in jobs))
+    await eventually(lambda: "is refused, and given up" in caplog.text)
+    assert sorted(job.key for job in await hand.take(2)) == ["after 0", "after 2"]
+    assert await queue.status("after 1") is None
+    assert not await queue.owes()

@@ -441,3 +441,29 @@ async def test_a_handle_says_that_the_server_is_away(start_server: StartServer, 
         with pytest.raises(QueueUnavailableError, match="queue 'default' is unavailable"):
             await ask
     server.start()
+
+
+async def test_a_handle_does_not_notice_that_the_server_was_restarted_since_it_last_asked(
+    start_server: StartServer, make_queue: MakeQueue
+) -> None:
+    """However many connections of it have died, and whether or not the event loop has heard of it yet."""
+    server = start_server("--appendonly", "yes", "--appendfsync", "always")
+    queue = make_queue(server.url)
+    for number in range(5):
+        await queue.submit(spec(key=f"k{number}"))
+    for heard in (True, False):
+        assert await asyncio.gather(*(queue.status("k0") for _ in range(5))) == ["queued"] * 5
+        assert await queue.job("k0") is not None
+        if heard:
+            assert await queue.cancel("k1", "no need")
+            await asyncio.to_thread(server.kill)
+            await asyncio.to_thread(server.start)
+        else:
+            server.kill()
+            server.start()
+        assert await queue.job("k0") is not None
+        assert await asyncio.gather(*(queue.status(f"k{number}") for number in (0, 2, 3))) == ["queued"] * 3
+        assert len([job async for job in queue.iter_jobs()]) == 5
+        if heard:
+            assert await queue.cancel("k2", "no need")
+            await queue.submit(spec(key="k2"))

@@ -14,8 +14,10 @@ from litestar_tasks import (
     RESULT,
     ConfigurationError,
     CurrentJob,
+    Exclusive,
     PayloadError,
     Registry,
+    Secret,
     Unique,
     UnknownQueueError,
     enqueue_many,
@@ -125,10 +127,28 @@ def test_no_more_follow_than_one_step_can_store(registry: Registry) -> None:
 
 def test_arguments_that_are_still_to_come_tell_no_calls_apart(registry: Registry) -> None:
     charge, alert = registry.get_task("charge"), registry.get_task("alert")
-    with pytest.raises(ConfigurationError, match=r"cannot tell calls apart .* while why is still to come; write by"):
+    with pytest.raises(ConfigurationError, match=r"cannot tell calls apart by why, still to come from the job"):
         charge.using(on_failure=alert.using(unique=True).bind(why=ERROR))
     charge.using(on_failure=alert.using(unique=True).bind(why="known"))
     charge.using(on_failure=alert.using(unique=Unique(by=())).bind(why=ERROR))
+
+
+def test_arguments_that_are_known_tell_calls_apart_whatever_else_is_to_come(registry: Registry) -> None:
+    send = registry.get_task("send").using(unique=Unique(by="note"), exclusive=Exclusive(by="note"))
+    first, second, default = (
+        registry.get_task("charge").using(on_success=call).bind(amount=1).spec().meta["follow_ups"]["success"][0]
+        for call in (
+            send.bind(receipt=RESULT, note="a"),
+            send.bind(receipt=RESULT, note="b"),
+            send.bind(receipt=RESULT),
+        )
+    )
+    assert first["lock"]["name"] != second["lock"]["name"]
+    assert first["group"] != second["group"]
+    alone = send.bind(receipt=Receipt(1, UUID(int=7)), note="a").spec()
+    assert alone.lock is not None
+    assert (first["lock"]["name"], first["group"]) == (alone.lock.name, alone.group)
+    assert default["lock"]["name"] == send.bind(receipt=RESULT, note="").follow_up()["lock"]["name"]
 
 
 def test_a_result_has_to_fit_what_takes_it(registry: Registry) -> None:
@@ -142,6 +162,22 @@ def test_a_result_has_to_fit_what_takes_it(registry: Registry) -> None:
 def test_an_error_is_a_text(registry: Registry) -> None:
     with pytest.raises(ConfigurationError, match=r"the error, which is a text, is str; 'number' takes int"):
         registry.get_task("charge").using(on_failure=registry.get_task("count").bind(number=ERROR))
+
+
+def test_what_is_secret_is_handed_to_what_is_secret_and_nothing_else(registry: Registry) -> None:
+    @registry.task
+    async def log_in() -> Secret[str]:
+        return "a session"
+
+    @registry.task
+    async def use(*, session: Secret[str]) -> None: ...
+
+    alert = registry.get_task("alert")
+    log_in.using(on_success=use.bind(session=RESULT))
+    with pytest.raises(ConfigurationError, match=r"what task 'log_in' returns is Secret\[str\]; 'why' takes str"):
+        log_in.using(on_success=alert.bind(why=RESULT))
+    with pytest.raises(ConfigurationError, match=r"a text, is str; 'session' takes Secret\[str\]"):
+        log_in.using(on_failure=use.bind(session=ERROR))
 
 
 def test_a_job_that_failed_has_no_result_and_a_complete_one_no_error(registry: Registry) -> None:

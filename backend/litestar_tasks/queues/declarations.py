@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -21,16 +21,21 @@ from litestar_tasks.exceptions import (
 )
 from litestar_tasks.options import seconds
 from litestar_tasks.queues.schedule_records import CallOptions, ScheduleRecord, fields_of, moment_of
+from litestar_tasks.queues.schedules import Step
+from litestar_tasks.recurring import encode_kwargs
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.registry import Registry
     from litestar_tasks.schedule import Schedule
+    from litestar_tasks.task import AnyTask
 
 __all__ = ("AT_ONCE", "Declarations", "decoded")
 
 logger = logging.getLogger("litestar_tasks.scheduler")
 
+_TOGETHER: Final = 200
+"""Schedules that are stored in one step."""
 AT_ONCE: Final = 50
 """Schedules that are worked on before others have their turn."""
 _TRIES: Final = 20
@@ -50,9 +55,17 @@ class Declarations:
 
     def digest(self) -> str:
         """Names what this release declares."""
-        records = [(one.id, self._declared(one)) for one in self._registry.get_schedules()]
+        records = [(one.id, self._identified(one)) for one in self._registry.get_schedules()]
         text = msgspec.json.encode(sorted(records, key=lambda one: one[0]), order="deterministic")
         return hashlib.blake2b(text, digest_size=12).hexdigest()
+
+    def _identified(self, schedule: Schedule) -> ScheduleRecord:
+        """A declared schedule's record in which equal secrets are equal: never stored, only digested."""
+        task = self._registry.get_task(schedule.task)
+        payload = encode_kwargs(task, schedule.id, schedule.kwargs)
+        return ScheduleRecord(
+            fields_of(schedule, task.identified(payload)), _call_of(self._registry, schedule, payload)
+        )
 
     async def reconcile(self, queue: TaskQueue) -> None:
         """Make a queue's schedules those that this release declares for it. What was added at run time stays.
@@ -64,7 +77,15 @@ class Declarations:
         stored = await queue.schedules.read_all()
         declared = {one.id: one for one in self._registry.get_schedules()}
         wanted = {id: one for id, one in declared.items() if one.queue == queue.label}
-        steps = [partial(self._declare, queue, one, stored.get(id), now) for id, one in wanted.items()]
+        elsewhere: set[str] = set()
+        if not wanted.keys() <= stored.keys():
+            for other in self._queues.values():
+                elsewhere |= (await other.schedules.read_all()).keys() if other is not queue else set()
+        ids, changed = list(wanted), False
+        for start in range(0, len(ids), _TOGETHER):
+            here = [id for id in ids[start : start + _TOGETHER] if id in stored or id not in elsewhere]
+            changed |= await self._declare_many(queue, [(wanted[id], stored.get(id)) for id in here], now)
+        steps = [partial(self._declare, queue, wanted[id], None, now) for id in ids if id in elsewhere - stored.keys()]
         steps += [
             partial(self._tend, queue, id, data, now, declared.get(id))
             for id, data in stored.items()
@@ -73,6 +94,29 @@ class Declarations:
         for start in range(0, len(steps), AT_ONCE):
             await asyncio.gather(*(step() for step in steps[start : start + AT_ONCE]))
             await asyncio.sleep(0)
+        if changed or steps:
+            await queue.schedules.announce()
+
+    async def _declare_many(
+        self, queue: TaskQueue, schedules: Sequence[tuple[Schedule, bytes | None]], now: int
+    ) -> bool:
+        """Store declared schedules that are in no other queue, and return whether there was anything to store."""
+        plans: dict[str, tuple[Schedule, _Plan]] = {}
+        for number, (schedule, seen) in enumerate(schedules):
+            if number % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            plan = self._plan(schedule, decoded(queue, schedule.id, seen), seen, now)
+            if plan is not None:
+                plans[schedule.id] = schedule, plan
+        if not plans:
+            return False
+        swapped = await queue.schedules.swap_many([plan.step for _, plan in plans.values()])
+        for id, (schedule, plan) in plans.items():
+            if id in swapped:
+                plan.say()
+            else:  # somebody was there in between
+                await self._declare(queue, schedule, await queue.schedules.read(id), now)
+        return True
 
     async def _declare(self, queue: TaskQueue, schedule: Schedule, seen: bytes | None, now: int) -> None:
         """Store a declared schedule, with what operators did to the one that was there."""
@@ -80,27 +124,30 @@ class Declarations:
             old = decoded(queue, schedule.id, seen)
             if seen is None:
                 old, seen = await self._moved(queue, schedule.id)
-            new = self._declared(schedule)
-            if old is not None:
-                new = old.replace(declared=new.declared, call=new.call, origin="code")
-            in_force = self._in_force(schedule, new)
-            new = new if in_force else new.replace(override=None)
-            in_force = in_force or schedule
-            before = _readable(old, schedule.id)
-            new = new.reckoned(in_force, now) if before is None else new.in_new_rhythm(before, in_force, now)
-            data = new.encode()
-            if data == seen:
+            plan = self._plan(schedule, old, seen, now)
+            if plan is None:
                 return
-            if await queue.schedules.swap(schedule.id, seen, data, new.next_due(in_force, now), None):
-                if seen is None or before is None or str(before) != str(in_force):
-                    logger.info(
-                        "schedule %r: %s, next at %s",
-                        schedule.id,
-                        in_force,
-                        moment_of(new.slot) if new.slot else "never",
-                    )
+            if await queue.schedules.swap(schedule.id, seen, plan.step.new, plan.step.due, None):
+                plan.say()
                 return
             seen = await queue.schedules.read(schedule.id)
+
+    def _plan(self, schedule: Schedule, old: ScheduleRecord | None, seen: bytes | None, now: int) -> _Plan | None:
+        """What a declared schedule becomes, with what operators did to the one that was there; None if it is that."""
+        new = self._declared(schedule, old)
+        if old is not None:
+            new = old.replace(declared=new.declared, call=new.call, origin="code")
+        in_force = self._in_force(schedule, new)
+        new = new if in_force else new.replace(override=None)
+        in_force = in_force or schedule
+        before = _readable(old, schedule.id)
+        new = new.reckoned(in_force, now) if before is None else new.in_new_rhythm(before, in_force, now)
+        data = new.encode()
+        if data == seen:
+            return None
+        told = f"schedule {schedule.id!r}: {in_force}, next at {moment_of(new.slot) if new.slot else 'never'}"
+        news = seen is None or before is None or str(before) != str(in_force)
+        return _Plan(Step(schedule.id, seen, data, new.next_due(in_force, now)), told if news else None)
 
     async def _tend(self, queue: TaskQueue, id: str, seen: bytes | None, now: int, elsewhere: Schedule | None) -> None:
         """Remove a schedule that the code does not declare for this queue; see after one that was added at run time."""
@@ -127,7 +174,8 @@ class Declarations:
         try:
             schedule = record.schedule(id)
             self._check_stored(schedule)
-            new = record.replace(call=_call_of(self._registry, schedule, schedule.kwargs))
+            opened = self._registry.get_task(schedule.task).opened(schedule.kwargs)
+            new = record.replace(call=_call_of(self._registry, schedule, opened))
         except UnknownTaskError:
             return None  # another release may know it
         except (InvalidScheduleError, PayloadError) as error:
@@ -169,32 +217,39 @@ class Declarations:
             return None
         return in_force
 
-    def _declared(self, schedule: Schedule) -> ScheduleRecord:
-        payload = self._payload(schedule.id, schedule.task, schedule.kwargs)
-        return ScheduleRecord(fields_of(schedule, payload), _call_of(self._registry, schedule, payload))
+    def _declared(self, schedule: Schedule, old: ScheduleRecord | None = None) -> ScheduleRecord:
+        """A declared schedule's record. Secrets that have not changed stay encrypted as they are."""
+        task = self._registry.get_task(schedule.task)
+        payload = encode_kwargs(task, schedule.id, schedule.kwargs)
+        kept = old.declared.get("kwargs") if old is not None else None
+        stored = kept if kept is not None and _is_sealed_as(task, kept, payload) else task.sealed(payload)
+        return ScheduleRecord(fields_of(schedule, stored), _call_of(self._registry, schedule, payload))
 
     def _payload(self, id: str, task: str, kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        try:
-            known = self._registry.get_task(task)
-            payload = known.payload.encode((), kwargs)
-        except PayloadError as error:
-            raise InvalidScheduleError(f"schedule {id!r}: its kwargs do not fit: {error}") from error
-        if known.sealed(payload) != payload:
-            raise InvalidScheduleError(
-                f"schedule {id!r}: its kwargs hold a secret, which a schedule does not keep; let the task look it up"
-            )
-        return payload
+        known = self._registry.get_task(task)
+        return known.sealed(encode_kwargs(known, id, kwargs))
 
     def _check_stored(self, schedule: Schedule) -> None:
         """Refuse stored arguments that the task of this release does not take."""
-        payload = self._registry.get_task(schedule.task).payload
-        args, kwargs = payload.decode(dict(schedule.kwargs))
-        payload.encode(tuple(args), kwargs)
+        task = self._registry.get_task(schedule.task)
+        args, kwargs = task.payload.decode(dict(task.opened(schedule.kwargs)))
+        task.payload.encode(tuple(args), kwargs)
 
     def _queue(self, label: str) -> TaskQueue:
         if (queue := self._queues.get(label)) is None:
             raise UnknownQueueError(label, self._queues)
         return queue
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    step: Step
+    news: str | None
+    """What is worth a line in the log."""
+
+    def say(self) -> None:
+        if self.news is not None:
+            logger.info("%s", self.news)
 
 
 def _call_of(registry: Registry, schedule: Schedule, payload: Mapping[str, Any]) -> CallOptions:
@@ -223,6 +278,13 @@ def decoded(queue: TaskQueue, id: str, data: bytes | None) -> ScheduleRecord | N
     except ValueError as error:
         logger.error("queue %r: the record of schedule %r cannot be read: %s", queue.label, id, error)
         return None
+
+
+def _is_sealed_as(task: AnyTask, stored: Mapping[str, Any], payload: Mapping[str, Any]) -> bool:
+    try:
+        return task.opened(stored) == payload
+    except PayloadError:
+        return False  # of another signature, or encrypted with a key that is gone
 
 
 def _readable(record: ScheduleRecord | None, id: str) -> Schedule | None:

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from litestar_tasks.exceptions import InvalidScheduleError
+from litestar_tasks.queues.locks import lock_of
 from litestar_tasks.queues.schedule_book import UNFINISHED
 from litestar_tasks.queues.schedule_records import ScheduleRecord, moment_of
 
@@ -64,6 +65,9 @@ async def _fire(queue: TaskQueue, id: str, seen: bytes, now: int) -> None:
             due = new.due(schedule)
     if not await queue.schedules.swap(id, seen, new.encode(), due, job):
         return  # another worker was first, or somebody has changed it
+    if job is not None and lock_of(job) is not None and await queue.status(job.key) is None:
+        stored, new, job = new, new.left_out(record), None
+        await queue.schedules.swap(id, stored.encode(), new.encode(), due, None)
     if job is not None:
         logger.info("schedule %r fired for %s (job %s)", id, moment_of(slot or 0), job.id)
     elif new.skips > record.skips and new.last is not None:

@@ -22,6 +22,7 @@ from litestar_tasks.queues.retention import Limits
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
+    from litestar_tasks.queues.schedules import ScheduleStore
 
 __all__ = ("BACK", "CLOSING", "UNSTARTED", "Hold", "Sending", "Tell", "Terms", "Write", "millis")
 
@@ -90,6 +91,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         worker_id: The worker's name in records.
         hooks: How the worker is called back.
         relay: Enqueues what follows jobs that have ended.
+        schedules: Those of the queue, which hear that they were changed.
     """
 
     _server: ClassVar[str]
@@ -109,6 +111,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         worker_id: str,
         hooks: WorkerHooks,
         relay: Relay,
+        schedules: ScheduleStore,
     ) -> None:
         self._queue = queue
         self._name = queue.name
@@ -117,6 +120,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         self._terms = terms
         self._hooks = hooks
         self._relay = relay
+        self._schedules = schedules
         self.worker_id = worker_id
         self._claims: dict[int, ClaimedJob] = {}
         self._updates: dict[int, WriteT] = {}

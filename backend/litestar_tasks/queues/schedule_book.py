@@ -6,8 +6,6 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from datetime import datetime
-from itertools import islice
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +24,6 @@ logger = logging.getLogger("litestar_tasks.scheduler")
 
 UNFINISHED: Final = frozenset({"scheduled", "queued", "active"})
 """The statuses of jobs that have not ended."""
-_NEXT: Final = 5
 
 
 class QueueSchedules(Declarations):
@@ -123,11 +120,15 @@ class QueueSchedules(Declarations):
             spec.key = f"{id}@now-{token_hex(8)}"
             if by is not None:
                 spec.meta = {**spec.meta, "by": by}
-            job = await queue.prepare(spec)
-            new = record.replace(job=spec.key, last=Last(now, spec.key))
-            if await queue.schedules.swap(id, seen, new.encode(), new.next_due(schedule, now), job):
+            job, found = await queue.prepare(spec), False
+            if spec.lock is not None:  # another job may stand for it, which only its enqueue tells
+                submission = await queue.store(job)
+                job, found = submission.job, submission.deduplicated
+            new = record.replace(job=job.key, last=Last(now, job.key))
+            enqueued = job if spec.lock is None else None
+            if await queue.schedules.swap(id, seen, new.encode(), new.next_due(schedule, now), enqueued):
                 logger.info("schedule %r was run by hand%s (job %s)", id, _by(by), job.id)
-                return queue.label, job.key, False
+                return queue.label, job.key, found
 
     async def add(self, schedule: Schedule, by: str | None) -> ScheduleState:
         """See ``Registry.add_schedule``."""
@@ -142,6 +143,7 @@ class QueueSchedules(Declarations):
         if not await queue.schedules.swap(schedule.id, None, record.encode(), record.due(schedule), None):
             raise InvalidScheduleError(f"schedule {schedule.id!r} exists already; give this one another id")
         logger.info("schedule %r (%s) was added%s", schedule.id, schedule, _by(by))
+        await queue.schedules.announce()
         return await self._state_of(queue, schedule.id, record)
 
     async def remove(self, id: str, by: str | None) -> None:
@@ -190,6 +192,7 @@ class QueueSchedules(Declarations):
                 return await self._state_of(queue, id, record)
             if await queue.schedules.swap(id, seen, new.encode(), new.next_due(schedule, now), None):
                 logger.info("schedule %r (%s) was %s%s", id, schedule, what, _by(by))
+                await queue.schedules.announce()
                 return await self._state_of(queue, id, new)
 
     async def _state_of(self, queue: TaskQueue, id: str, record: ScheduleRecord) -> ScheduleState:
@@ -199,17 +202,13 @@ class QueueSchedules(Declarations):
 
 def _state(queue: TaskQueue, id: str, record: ScheduleRecord, statuses: Mapping[str, JobStatus]) -> ScheduleState:
     schedule, last = record.schedule(id), record.last
-    runs: tuple[datetime, ...] = ()
-    if record.slot is not None:
-        first = moment_of(record.slot)
-        runs = (first, *islice(schedule.firings(first), _NEXT - 1))
     return ScheduleState(
         schedule=schedule,
         declared=record.schedule(id, declared=True) if record.origin == "code" else None,
         origin=record.origin,
         override=Mark(record.override.by, moment_of(record.override.at)) if record.override else None,
         paused=Mark(record.paused.by, moment_of(record.paused.at)) if record.paused else None,
-        next_runs=runs,
+        next_run=moment_of(record.slot) if record.slot is not None else None,
         last=Firing(
             moment=moment_of(last.slot),
             job_id=queue.job_id(last.job) if last.job else None,

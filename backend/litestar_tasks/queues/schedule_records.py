@@ -202,6 +202,14 @@ class ScheduleRecord(msgspec.Struct, frozen=True, omit_defaults=True):
         slot = self.slot if self.slot is not None else now
         return self._skipped(slot, why).reckoned(schedule, now)
 
+    def left_out(self, before: ScheduleRecord) -> ScheduleRecord:
+        """After a firing that made no job, as another one stands for it.
+
+        Args:
+            before: The record before the firing.
+        """
+        return self.replace(job=before.job)._skipped(self.done or 0, "another job like it stands for it")
+
     def _skipped(self, slot: int, why: str) -> ScheduleRecord:
         return self.replace(done=slot, last=Last(slot, None, why), skips=self.skips + 1)
 

@@ -6,14 +6,16 @@ schedule is one such step, the enqueue of a firing's job included, so that of an
 
 from __future__ import annotations
 
+import asyncio
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from saq.job import Job
 
-__all__ = ("Look", "ScheduleStore")
+__all__ = ("Look", "ScheduleStore", "Step")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +30,48 @@ class Look:
     """Ids and documents of those that are due, the earliest first."""
 
 
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A document that is to be stored; see ``ScheduleStore.swap``."""
+
+    id: str
+    seen: bytes | None
+    new: bytes
+    due: int | None
+
+
 class ScheduleStore(ABC):
-    """The schedules of one queue. All of it raises QueueUnavailableError where the broker does not answer."""
+    """The schedules of one queue. All of it raises QueueUnavailableError where the broker does not answer.
+
+    Attributes:
+        changes: Grows whenever this process hears that schedules were changed; it may miss that.
+    """
+
+    def __init__(self) -> None:
+        self.changes = 0
+        self._waiting: set[asyncio.Future[None]] = set()
+
+    async def wait(self, seconds: float, since: int) -> None:
+        """Wait for a time, or until ``changes`` is not ``since`` any more."""
+        if self.changes != since:
+            return
+        waiting = asyncio.get_running_loop().create_future()
+        self._waiting.add(waiting)
+        try:
+            await asyncio.wait([waiting], timeout=seconds)
+        finally:
+            self._waiting.discard(waiting)
+
+    def heard(self) -> None:
+        """Note that schedules were changed."""
+        self.changes += 1
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+
+    @abstractmethod
+    async def announce(self) -> None:
+        """Let workers hear that schedules were changed, if they can; they look now and then by themselves."""
 
     @abstractmethod
     async def look(self, limit: int) -> Look:
@@ -58,6 +100,13 @@ class ScheduleStore(ABC):
 
         Returns:
             Whether ``new`` stands there now.
+        """
+
+    @abstractmethod
+    async def swap_many(self, steps: Sequence[Step]) -> set[str]:
+        """Replace some hundred documents, each as ``swap`` does, and return the ids of those that were.
+
+        Of the others nothing is known; they are left to ``swap``.
         """
 
     @abstractmethod

@@ -21,7 +21,7 @@ __all__ = ("Scheduler",)
 logger = logging.getLogger("litestar_tasks.scheduler")
 
 _LONGEST_SLEEP: Final = 1.0
-"""Seconds until a schedule is noticed that another process has added or changed."""
+"""Seconds until a schedule is noticed that another process has added or changed, where nobody could say so."""
 _ADVERTISE: Final = 3.0
 _LEASE: Final = 15.0
 _SCATTER: Final = 0.005
@@ -66,6 +66,7 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         advertise, reckoned, offset = 0.0, False, None
         while True:
+            changes = queue.schedules.changes
             try:
                 if loop.time() >= advertise:
                     winner = await queue.schedules.advertise(self._holder, self._digest, _LEASE)
@@ -96,4 +97,4 @@ class Scheduler:
             except Exception:
                 logger.exception("queue %r: an unforeseen error while firing schedules", queue.label)
                 wait = _LONGEST_SLEEP
-            await asyncio.sleep(wait)
+            await queue.schedules.wait(wait, changes)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Container, Iterable
+from collections.abc import Iterable
 
 from litestar_tasks.uniqueness import Lock
 
@@ -51,9 +51,9 @@ class Locks:
         self._groups.pop(key, None)
         self._give_up(key)
 
-    def admitted(self, keys: Iterable[str], running: Container[str], limit: int) -> list[str]:
+    def admitted(self, keys: Iterable[str], running: Iterable[str], limit: int) -> list[str]:
         """The first of these jobs, in order, that may run beside those that do."""
-        busy = {group for key, group in self._groups.items() if key in running}
+        busy = {self._groups.get(key) for key in running}  # of few jobs, where many may wait
         found: list[str] = []
         for key in keys:
             if len(found) == limit:

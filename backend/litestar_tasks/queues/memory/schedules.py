@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from litestar_tasks.queues.schedules import Look, ScheduleStore
+from litestar_tasks.queues.schedules import Look, ScheduleStore, Step
 
 if TYPE_CHECKING:
     from saq.job import Job
@@ -22,6 +22,7 @@ class MemorySchedules(ScheduleStore):
     """
 
     def __init__(self, store: Callable[[Job], Awaitable[Any]]) -> None:
+        super().__init__()
         self._store = store
         self._documents: dict[str, bytes] = {}
         self._due: dict[str, int] = {}
@@ -57,6 +58,14 @@ class MemorySchedules(ScheduleStore):
         if job is not None:
             await self._store(job)
         return True
+
+    async def swap_many(self, steps: Sequence[Step]) -> set[str]:
+        """See ``ScheduleStore.swap_many``."""
+        return {one.id for one in steps if await self.swap(one.id, one.seen, one.new, one.due, None)}
+
+    async def announce(self) -> None:
+        """See ``ScheduleStore.announce``."""
+        self.heard()
 
     async def advertise(self, holder: str, digest: str, seconds: float) -> str:
         """See ``ScheduleStore.advertise``. What is in memory ends with its process, and so do its workers."""

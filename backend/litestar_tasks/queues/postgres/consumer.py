@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.postgres.connection import Endpoint, Link
     from litestar_tasks.queues.postgres.listener import Announcer, Listener
+    from litestar_tasks.queues.schedules import ScheduleStore
 
 __all__ = ("Consumer",)
 
@@ -86,8 +87,18 @@ class Consumer(Hold[Operation, LeaseThread]):
         worker_id: str,
         hooks: WorkerHooks,
         relay: Relay,
+        schedules: ScheduleStore,
     ) -> None:
-        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks, relay=relay)
+        super().__init__(
+            queue,
+            endpoint.address,
+            outage,
+            terms=terms,
+            worker_id=worker_id,
+            hooks=hooks,
+            relay=relay,
+            schedules=schedules,
+        )
         self._link = endpoint.link()
         self._listener = listener
         self._announcer = announcer
@@ -345,6 +356,9 @@ class Consumer(Hold[Operation, LeaseThread]):
             return
         if verb == "owed":
             self._relay.tell()
+            return
+        if verb == "schedules":
+            self._schedules.heard()
             return
         if verb == "recover":
             self._upkeep.hurry()

@@ -239,6 +239,10 @@ class Producer:
         try:
             for group in _groups(entries):
                 answers += await self._send_group(group)
+        except BaseException:
+            for entry in entries[: len(answers)]:
+                entry.sent = True  # they are stored, and will be sent again with the others
+            raise
         finally:
             for entry in entries:
                 entry.flying = False

@@ -397,6 +397,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
             worker_id=worker_id,
             hooks=hooks,
             relay=self._make_relay(self._terms.lease),
+            schedules=self.schedules,
         )
 
     async def disconnect(self) -> None:

@@ -9,7 +9,7 @@ import psycopg
 
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of
-from litestar_tasks.queues.schedules import Look, ScheduleStore
+from litestar_tasks.queues.schedules import Look, ScheduleStore, Step
 
 if TYPE_CHECKING:
     from saq.job import Job
@@ -46,6 +46,24 @@ WHERE queue = %(queue)s AND id = %(id)s AND document = %(seen)b RETURNING 1
 """
 _DELETE: Final = """
 DELETE FROM litestar_tasks_schedules WHERE queue = %(queue)s AND id = %(id)s AND document = %(seen)b RETURNING 1
+"""
+# Whoever does the same at the same time waits here, and not later in another order.
+_LOCK_MANY: Final = """
+SELECT 1 FROM litestar_tasks_schedules WHERE queue = %(queue)s AND id = ANY(%(ids)s::text[]) ORDER BY id FOR UPDATE
+"""
+_SWAP_MANY: Final = """
+WITH step AS MATERIALIZED (
+    SELECT * FROM unnest(%(ids)s::text[], %(seen)b::bytea[], %(new)b::bytea[], %(due)s::bigint[])
+        AS step (id, seen, new, due)
+), inserted AS (
+    INSERT INTO litestar_tasks_schedules (queue, id, document, due)
+    SELECT %(queue)s, id, new, due FROM step WHERE seen IS NULL ORDER BY id
+    ON CONFLICT DO NOTHING RETURNING id
+), updated AS (
+    UPDATE litestar_tasks_schedules AS stored SET document = step.new, due = step.due FROM step
+    WHERE stored.queue = %(queue)s AND stored.id = step.id AND stored.document = step.seen RETURNING stored.id
+)
+SELECT id FROM inserted UNION ALL SELECT id FROM updated
 """
 _FORGET_RELEASES: Final = "DELETE FROM litestar_tasks_releases WHERE expires < now() - interval '1 hour'"
 _ADVERTISE: Final = """
@@ -86,6 +104,7 @@ class PostgresSchedules(ScheduleStore):
         announcer: Announcer,
         store: Callable[[Connection, Sequence[Job]], Awaitable[None]],
     ) -> None:
+        super().__init__()
         self._name = name
         self._label = label
         self._announcer = announcer
@@ -124,6 +143,27 @@ class PostgresSchedules(ScheduleStore):
         if swapped and job is not None:
             self._announcer.ready()
         return swapped
+
+    async def swap_many(self, steps: Sequence[Step]) -> set[str]:
+        """See ``ScheduleStore.swap_many``. In one transaction."""
+        parameters = {
+            "queue": self._name,
+            "ids": [one.id for one in steps],
+            "seen": [one.seen for one in steps],
+            "new": [one.new for one in steps],
+            "due": [one.due for one in steps],
+        }
+
+        async def work(connection: Connection) -> set[str]:
+            async with connection.transaction():
+                await execute(connection, _LOCK_MANY, parameters)
+                return {id for (id,) in await execute(connection, _SWAP_MANY, parameters)}
+
+        return await self._run(work)
+
+    async def announce(self) -> None:
+        """See ``ScheduleStore.announce``."""
+        self._announcer.say("schedules")
 
     async def advertise(self, holder: str, digest: str, seconds: float) -> str:
         """See ``ScheduleStore.advertise``."""

@@ -130,7 +130,7 @@ class Endpoint:
             connection_class=self._kind,
             **self._settings,
             socket_timeout=ANSWER_TIMEOUT,
-            retry=Retry(redis.backoff.NoBackoff(), 0),
+            retry=Retry(redis.backoff.NoBackoff(), 1, (RedisConnectionError,)),  # it may be a dead one of the pool
         )
         return redis.asyncio.Redis(connection_pool=pool)
 
@@ -206,6 +206,8 @@ class Link:
         try:
             async with asyncio.timeout(timeout) as limit:
                 async with self._writing:
+                    if self._died():
+                        await self._drop()
                     if not connection.is_connected:
                         await connection.connect()
                     epoch = self._epoch
@@ -242,6 +244,11 @@ class Link:
         finally:
             if read is not None and not read.done():  # else whoever waited for it was cancelled
                 read.set_result(None)
+
+    def _died(self) -> bool:
+        """Whether the server has closed the connection while nothing was under way: what is sent now would be lost."""
+        reader: asyncio.StreamReader | None = self._connection._reader  # redis-py tells only by reading
+        return reader is not None and reader.at_eof() and (self._last is None or self._last.done())
 
     async def _answer(self) -> Any:
         try:

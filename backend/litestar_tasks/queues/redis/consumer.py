@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.redis.connection import Endpoint, Link
     from litestar_tasks.queues.redis.layout import Layout
     from litestar_tasks.queues.redis.waiters import Announcements
+    from litestar_tasks.queues.schedules import ScheduleStore
 
 __all__ = ("Consumer",)
 
@@ -68,8 +69,18 @@ class Consumer(Hold[Operation, LeaseThread]):
         worker_id: str,
         hooks: WorkerHooks,
         relay: Relay,
+        schedules: ScheduleStore,
     ) -> None:
-        super().__init__(queue, endpoint.address, outage, terms=terms, worker_id=worker_id, hooks=hooks, relay=relay)
+        super().__init__(
+            queue,
+            endpoint.address,
+            outage,
+            terms=terms,
+            worker_id=worker_id,
+            hooks=hooks,
+            relay=relay,
+            schedules=schedules,
+        )
         self._layout = layout
         self._endpoint = endpoint
         self._announcements = announcements
@@ -292,6 +303,8 @@ class Consumer(Hold[Operation, LeaseThread]):
             self._cycles.pause(verb == b"pause")
         elif verb == b"owed":
             self._relay.tell()
+        elif verb == b"schedules":
+            self._schedules.heard()
 
     def _request_abort(self, token: int, reason: bytes) -> None:
         job = self._claims.get(token)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 import redis.asyncio
 import saq.queue.redis
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 from saq.job import Job, Status
 from saq.types import CountKind, QueueInfo, WorkerInfo
@@ -369,6 +370,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
             worker_id=worker_id,
             hooks=hooks,
             relay=self._make_relay(self._terms.lease),
+            schedules=self.schedules,
         )
 
     async def _claim_one(self) -> list[ClaimedJob]:
@@ -442,4 +444,8 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
 
 
 async def _read_documents(link: Link, job_ids: Sequence[str]) -> Sequence[bytes | None]:
-    return cast("list[bytes | None]", await link.call(("MGET", *job_ids)))
+    try:
+        documents = await link.call(("MGET", *job_ids))
+    except RedisConnectionError:  # perhaps it was a dead one; a new one tells whether the server is away
+        documents = await link.call(("MGET", *job_ids))
+    return cast("list[bytes | None]", documents)

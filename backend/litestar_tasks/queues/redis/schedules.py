@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
 
 from redis.exceptions import RedisError, ResponseError
 
 from litestar_tasks.exceptions import QueueUnavailableError
+from litestar_tasks.queues.redis.connection import ANSWER_TIMEOUT
 from litestar_tasks.queues.redis.lua import Script
 from litestar_tasks.queues.redis.reasons import reason_of
-from litestar_tasks.queues.schedules import Look, ScheduleStore
+from litestar_tasks.queues.schedules import Look, ScheduleStore, Step
 
 if TYPE_CHECKING:
     from saq.job import Job
@@ -42,6 +44,7 @@ class RedisSchedules(ScheduleStore):
         layout: Layout,
         arguments: Callable[[Job], Sequence[bytes | str | float]],
     ) -> None:
+        super().__init__()
         self._label = label
         self._layout = layout
         self._arguments = arguments
@@ -77,6 +80,26 @@ class RedisSchedules(ScheduleStore):
         moment: int | str = due if due is not None else ""
         arguments = self._arguments(job) if job is not None else ()
         return bool(await self._run(_FIRE, id, seen or "", new or "", moment, *arguments))
+
+    async def swap_many(self, steps: Sequence[Step]) -> set[str]:
+        """See ``ScheduleStore.swap_many``. In one write; the server answers others in between."""
+        first, *rest = steps
+        swapped = {first.id} if await self.swap(first.id, first.seen, first.new, first.due, None) else set[str]()
+        if not rest:
+            return swapped
+        head = ("EVALSHA", _FIRE.digest, 1, self._layout.incomplete, self._layout.prefix)  # which it knows by now
+        commands = [(*head, one.id, one.seen or "", one.new, "" if one.due is None else one.due) for one in rest]
+
+        async def send(link: Link) -> list[Any]:
+            return await link.call_all(commands, ANSWER_TIMEOUT, last=ANSWER_TIMEOUT)
+
+        answers = await self._ask(send)
+        return swapped | {one.id for one, answer in zip(rest, answers, strict=True) if answer == 1}
+
+    async def announce(self) -> None:
+        """See ``ScheduleStore.announce``."""
+        with suppress(QueueUnavailableError):
+            await self._ask(lambda link: link.call(("PUBLISH", self._layout.key("ctl"), "schedules")))
 
     async def advertise(self, holder: str, digest: str, seconds: float) -> str:
         """See ``ScheduleStore.advertise``."""
