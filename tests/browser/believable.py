@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from advanced_alchemy.extensions.litestar import SQLAlchemyPlugin
 from litestar import Litestar
+from litestar.openapi import OpenAPIConfig
 from saq.job import Job, Status
 from saq.types import WorkerInfo
 
@@ -64,6 +65,7 @@ def shop_day(**dashboard: Any) -> Litestar:
         beating.cancel()
 
     return Litestar(
+        openapi_config=OpenAPIConfig(title="Shop", version="1.0.0"),
         dependencies=dependencies(settings),
         plugins=[SQLAlchemyPlugin(database_config(settings)), plugin],
         lifespan=[live_a_day],

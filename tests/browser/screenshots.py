@@ -50,6 +50,7 @@ def take(browser: Browser, url: str, scheme: Literal["light", "dark"], size: str
             if names and name not in names:
                 continue
             page.goto(url + path, wait_until="load")
+            page.wait_for_selector(".reading", state="detached")
             page.wait_for_function("document.fonts.status === 'loaded' && document.querySelector('time') !== undefined")
             whole = page.evaluate("document.documentElement.scrollHeight")
             shot = page.screenshot(

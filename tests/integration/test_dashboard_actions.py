@@ -496,7 +496,7 @@ async def test_an_open_page_costs_the_broker_few_commands(server: Server) -> Non
                  "/workers", "/schedules", "/queues/default/jobs/1")  # fmt: skip
         for page in pages:
             # The first looks load scripts, and read what happened earlier, once for all.
-            while 'id="reading"' in (first := await client.get(f"/saq{page}", headers=HTML)).text:
+            while "reading…" in (first := await client.get(f"/saq{page}", headers=HTML)).text:
                 assert first.status_code == 200
             with server.client.monitor() as monitor:
                 for _ in range(2):

@@ -36,7 +36,7 @@ SCRIPTS = {
             "release",
             "renew",
         ),
-        *("counts", "delete", "lanes", "page", "pause", "purge", "rerun", "tally"),
+        *("counts", "delete", "lanes", "minutes", "page", "pause", "purge", "rerun", "tally"),
     )
 }
 
@@ -344,6 +344,8 @@ def test_nothing_is_claimed_without_a_lease_and_settles_still_count(r: Redis) ->
         ("enqueue", ("", "id", "{}", 0, 0, 0, 0, " fa 0 0 ")),
         ("purge", (201,)),
         ("tally", (1, "f", "x")),
+        ("minutes", (1, "x")),
+        ("minutes", (1, 201)),
         ("register", ("", 1, "w")),
         ("register", ("u", 0, "w")),
         ("renew", ("nobody", 1, 0)),

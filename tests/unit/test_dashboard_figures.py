@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -107,6 +108,30 @@ async def test_the_last_day_is_read_once_and_then_only_what_may_have_changed(mon
     hour = await day.past(queue, "hour")
     assert total(hour.slices).complete == 5 + 9
     assert len(asked) <= 6
+
+
+async def test_what_cannot_be_read_in_no_time_is_read_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = MemoryQueue()
+    await queue.add_minutes([minute(back, complete=1) for back in range(0, 1440, 10)])
+    monkeypatch.setattr(history, "_BUDGET", -1)
+    day = History()
+    assert not day.behind
+    assert not (await day.past(queue, "day")).complete
+    assert day.behind
+    monkeypatch.setattr(history, "_ROUND", 60)
+    await asyncio.gather(day.catch_up(queue), day.catch_up(queue))
+    assert not day.behind
+    past = await day.past(queue, "day")
+    assert past.complete
+    assert total(past.slices).complete >= 143
+
+
+async def test_who_asks_for_all_of_it_waits_for_all_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = MemoryQueue()
+    await queue.add_minutes([minute(back, complete=1) for back in range(0, 1440, 10)])
+    monkeypatch.setattr(history, "_BUDGET", -1)
+    monkeypatch.setattr(history, "_ROUND", 0.005)
+    assert total((await History().whole(queue, "day")).slices).complete >= 143
 
 
 async def test_what_cannot_be_read_in_no_time_is_read_by_who_looks_next(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from litestar.app import DEFAULT_OPENAPI_CONFIG
 from litestar.response import Response
 
 from litestar_tasks.dashboard import words
 from litestar_tasks.dashboard.watch import interval
 
 if TYPE_CHECKING:
-    from litestar import Request
+    from litestar import Litestar, Request
 
     from litestar_tasks.dashboard.places import Place
     from litestar_tasks.dashboard.visit import Visit
@@ -60,6 +61,7 @@ def page(name: str, visit: Visit, *, status_code: int = 200, live: bool, **value
         _templates()
         .get_template(f"{name}.html")
         .render(
+            brand=brand(visit.request.app),
             place=visit.place,
             may_act=visit.may_act,
             every=interval(len(visit.queues)) if live else 0,
@@ -72,12 +74,13 @@ def page(name: str, visit: Visit, *, status_code: int = 200, live: bool, **value
     return Response(content, status_code=status_code, media_type="text/html")
 
 
-def error(place: Place, *, status_code: int, title: str, detail: str, hint: str) -> Response[str]:
+def error(app: Litestar, place: Place, *, status_code: int, title: str, detail: str, hint: str) -> Response[str]:
     """A page that says what is wrong, and what to do."""
     content = (
         _templates()
         .get_template("error.html")
         .render(
+            brand=brand(app),
             place=place,
             may_act=True,
             every=5 if status_code >= 500 else 0,
@@ -90,6 +93,12 @@ def error(place: Place, *, status_code: int, title: str, detail: str, hint: str)
         )
     )
     return Response(content, status_code=status_code, media_type="text/html")
+
+
+def brand(app: Litestar) -> str:
+    """What the app is called: its title in the OpenAPI schema, or "SAQ" where it has none of its own."""
+    title = app.openapi_config.title if app.openapi_config else ""
+    return title if title and title != DEFAULT_OPENAPI_CONFIG.title else "SAQ"
 
 
 def json(content: Any, *, status_code: int = 200) -> Response[Any]:

@@ -115,7 +115,7 @@ async def _tasks(visit: Visit) -> Answer:
 
 async def _task(visit: Visit, name: str) -> Answer:
     task = tasks.find_task(visit, name)
-    past = await visit.watch.past(visit.queues.values(), "day")
+    past = await visit.watch.past(visit.queues.values(), "day", whole=True)
     tally = stats.total((one for found in past.values() for one in found.slices), task=name)
     view = tasks.task_view(visit, task, visit.registry.get_schedules())
     detail = TaskDetail(
@@ -186,7 +186,7 @@ async def _stats(visit: Visit) -> Answer:
     if span not in SPANS:
         raise ValidationException(f"range is {span!r}; give one of {', '.join(SPANS)}.")
     queues = [visit.queue(label)] if label else list(visit.queues.values())
-    past = await visit.watch.past(queues, span)
+    past = await visit.watch.past(queues, span, whole=True)
     slices = [one for found in past.values() for one in found.slices]
     return answers.json({"stats": [_bucket_view(bucket) for bucket in stats.buckets(slices, span, task=task)]})
 

@@ -26,8 +26,12 @@ _LATE: Final = timedelta(minutes=5)
 """Workers that could not reach the broker write late: so long after its end a piece is read once more."""
 _FRESH: Final = 1.0
 """Seconds for which an answer is good for others who ask."""
-_BUDGET: Final = 0.03
-"""Seconds that may go into reading what is missing while somebody waits; who looks next gets more of it."""
+_BUDGET: Final = 0.01
+"""Seconds that may go into reading what is missing while somebody waits; the rest is read behind their back."""
+_ROUND: Final = 2.0
+"""Seconds that one round of reading on takes at the most."""
+_PART: Final = timedelta(minutes=5)
+"""So much is read at once behind somebody's back. Between two parts others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,16 @@ class History:
     _pieces: dict[datetime, _Piece] = field(default_factory=dict[datetime, _Piece])
     _refreshed: float = 0.0
     _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _catching_up: bool = False
+    _missing: Sequence[datetime] = ()
+    """What was asked for and could not be read while somebody waited, the latest first."""
     _version: int = 0
     _by_task: tuple[int, datetime, Mapping[str, Tally]] | None = None
+
+    @property
+    def behind(self) -> bool:
+        """Whether somebody asked for more than could be read so far."""
+        return bool(self._missing)
 
     async def past(self, queue: TaskQueue, span: str) -> Past:
         """How the queue fared in the last hour or day, as far as it could be read in no time.
@@ -65,15 +77,16 @@ class History:
         """
         now = datetime.now(UTC)
         wanted = _quarters(now - SPANS[span], now)
-        async with self._reading, asking(queue):
+        async with self._reading:
             started = time.monotonic()
             if started - self._refreshed > _FRESH:
-                await self._refresh(queue, now)
+                async with asking(queue):
+                    await self._refresh(queue, now)
                 self._refreshed = started
-            for quarter in reversed(wanted):
+            for quarter in filter(self._is_missing, reversed(wanted)):
                 if time.monotonic() - started > _BUDGET:
                     break
-                if self._is_missing(quarter, now):
+                async with asking(queue):
                     self._keep(quarter, await queue.minutes(quarter, quarter + _QUARTER - _MINUTE), now)
         self._forget(now)
         pieces = [self._pieces[quarter] for quarter in wanted if quarter in self._pieces]
@@ -82,7 +95,46 @@ class History:
             slices = [one for piece in pieces for start, one in sorted(piece.minutes.items()) if start > since]
         else:
             slices = [piece.whole for piece in pieces if piece.whole.tasks]
+        missing = [quarter for quarter in reversed(wanted) if self._is_missing(quarter)]
+        # An hour that is known says nothing of the day that somebody else waits for.
+        self._missing = missing or [quarter for quarter in self._missing if self._is_missing(quarter)]
         return Past(slices, len(pieces) == len(wanted))
+
+    async def whole(self, queue: TaskQueue, span: str) -> Past:
+        """The same, however long it takes to read.
+
+        Raises:
+            HTTPException: The broker did not answer.
+        """
+        while not (past := await self.past(queue, span)).complete:
+            await self.catch_up(queue)
+        return past
+
+    async def catch_up(self, queue: TaskQueue) -> None:
+        """Read on for a moment where ``past`` had to stop, and leave half of the time to others.
+
+        Raises:
+            HTTPException: The broker did not answer.
+        """
+        if self._catching_up:
+            return
+        self._catching_up, started = True, time.monotonic()
+        try:
+            for quarter in self._missing:
+                found: list[Minute] = []
+                now = datetime.now(UTC)
+                for part in range(_QUARTER // _PART):
+                    asked = time.monotonic()
+                    if asked - started > _ROUND:
+                        return
+                    since = quarter + _PART * part
+                    async with asking(queue):
+                        found += await queue.minutes(since, since + _PART - _MINUTE)
+                    await asyncio.sleep(time.monotonic() - asked)
+                self._keep(quarter, found, now)
+            self._missing = [quarter for quarter in self._missing if self._is_missing(quarter)]
+        finally:
+            self._catching_up = False
 
     async def tasks(self, queue: TaskQueue) -> Mapping[str, Tally]:
         """How each task fared in the last day."""
@@ -104,16 +156,15 @@ class History:
             if quarter + _QUARTER <= now:
                 self._version += 1
 
-    def _is_missing(self, quarter: datetime, now: datetime) -> bool:
+    def _is_missing(self, quarter: datetime) -> bool:
         piece = self._pieces.get(quarter)
         late = quarter + _QUARTER + _LATE
-        return piece is None or piece.read < late <= now
+        return piece is None or piece.read < late <= datetime.now(UTC)
 
     def _keep(self, quarter: datetime, found: Sequence[Minute], now: datetime) -> None:
-        minutes = {minute.start: joined(minute.start, [minute]) for minute in found}
-        whole = _joined(quarter, minutes)
         recent = quarter > now - SPANS["hour"] - 2 * _QUARTER
-        self._pieces[quarter] = _Piece(minutes if recent else {}, whole, now)
+        minutes = {minute.start: joined(minute.start, [minute]) for minute in found} if recent else {}
+        self._pieces[quarter] = _Piece(minutes, joined(quarter, found), now)
         self._version += 1
 
     def _forget(self, now: datetime) -> None:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
 from litestar import Request, Router, route
+from litestar.background_tasks import BackgroundTask
 from litestar.di import NamedDependency
 from litestar.enums import HttpMethod
 from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFoundException
@@ -80,7 +81,10 @@ def dashboard_handlers(config: DashboardConfig, registry: Registry) -> list[Cont
             shared,
             await access.may_act(config, request, cast("BaseRouteHandler", request.route_handler)),
         )
-        return await _show(visit)
+        answer = await _show(visit)
+        if shared.watch.behind():
+            answer.background = BackgroundTask(shared.watch.catch_up)
+        return answer
 
     def refuse(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
         return _explain(request, locate(request.scope, config.path), error)
@@ -126,7 +130,7 @@ def _explain(request: Request[Any, Any, Any], place: Place, error: HTTPException
     if wants_page:
         title, hint = _HINTS.get(error.status_code, ("That did not work", ""))
         answer: Answer = answers.error(
-            place, status_code=error.status_code, title=title, detail=error.detail, hint=hint
+            request.app, place, status_code=error.status_code, title=title, detail=error.detail, hint=hint
         )
     else:
         answer = answers.json({"status_code": error.status_code, "detail": error.detail}, status_code=error.status_code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -35,10 +36,14 @@ class Tally:
         self.failed += counted.failed
         self.aborted += counted.aborted
         self.retried += counted.retried
-        for own, more in ((self.waited, counted.waited), (self.ran, counted.ran)):
-            for index, number in enumerate(more):
-                if number:
-                    own[index] += number
+        self.waited = list(map(operator.add, self.waited, counted.waited))
+        self.ran = list(map(operator.add, self.ran, counted.ran))
+
+    def __add__(self, other: Tally) -> Tally:
+        both = Tally()
+        both.add(self)
+        both.add(other)
+        return both
 
     @property
     def attempts(self) -> int:

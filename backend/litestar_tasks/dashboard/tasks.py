@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -53,6 +53,16 @@ class TaskView:
     """The ids of its schedules."""
 
 
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """A registered task in a list."""
+
+    name: str
+    summary: str
+    queue: str
+    schedules: Sequence[str]
+
+
 def task_view(visit: Visit, task: AnyTask, schedules: list[Schedule]) -> TaskView:
     """A registered task."""
     text = inspect.getdoc(task.fn) or ""
@@ -60,7 +70,7 @@ def task_view(visit: Visit, task: AnyTask, schedules: list[Schedule]) -> TaskVie
     parameters = [one for one in inspect.signature(task.fn).parameters.values() if one.name in payload]
     return TaskView(
         name=task.name,
-        summary=text.partition("\n")[0],
+        summary=_summary(task),
         description=text,
         source=task.source,
         signature=visit.redactor.text(", ".join(map(_written, parameters))),
@@ -104,15 +114,16 @@ async def enqueue(
 async def _list(visit: Visit) -> Answer:
     tallies = await visit.watch.tasks(visit.queues.values())
     wanted = visit.param("q").casefold()
-    schedules = visit.registry.get_schedules()
-    tasks = [
-        task_view(visit, task, schedules)
-        for task in sorted(visit.registry.get_all_tasks(), key=lambda task: task.name)
+    schedules = _schedules_by_task(visit.registry.get_schedules())
+    known = visit.registry.get_all_tasks()
+    rows = [
+        TaskRow(task.name, _summary(task), task.option("queue"), schedules.get(task.name, ()))
+        for task in sorted(known, key=lambda task: task.name)
         if wanted in task.name.casefold() or wanted in task.option("queue")
     ]
     return answers.page(
-        "tasks", visit, tasks=tasks, tallies=tallies, nothing=Tally(), wanted=visit.param("q"), live=True,
-        total=len(visit.registry.get_all_tasks()),
+        "tasks", visit, tasks=rows, tallies=tallies, nothing=Tally(), wanted=visit.param("q"), live=True,
+        total=len(known), reading=visit.watch.behind(),
     )  # fmt: skip
 
 
@@ -174,6 +185,17 @@ async def _enqueue(visit: Visit, name: str) -> Answer:
     return answers.redirect(
         visit.place.link("queues", label, "jobs", key), flash=("known" if handle.deduplicated else "enqueued",)
     )
+
+
+def _summary(task: AnyTask) -> str:
+    return (inspect.getdoc(task.fn) or "").partition("\n")[0]
+
+
+def _schedules_by_task(schedules: Sequence[Schedule]) -> Mapping[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for one in schedules:
+        found.setdefault(one.task, []).append(one.id)
+    return found
 
 
 def _written(parameter: inspect.Parameter) -> str:

@@ -5,10 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 from weakref import WeakKeyDictionary
+
+from litestar.exceptions import HTTPException
 
 from litestar_tasks.dashboard.asking import asking
 from litestar_tasks.dashboard.history import History, Past
@@ -86,14 +89,23 @@ class Watch:
                 known.looked = time.monotonic()
             return known.look
 
-    async def past(self, queues: Iterable[TaskQueue], span: str) -> dict[str, Past]:
+    async def past(self, queues: Iterable[TaskQueue], span: str, *, whole: bool = False) -> dict[str, Past]:
         """How these queues fared in the last hour or day, by their labels.
+
+        Args:
+            queues: Which.
+            span: "hour" or "day".
+            whole: Whether to wait for all of it. Defaults to False: what can be read in no time.
 
         Raises:
             HTTPException: The broker did not answer.
         """
         counting = [queue for queue in queues if "metrics" in queue.capabilities]
-        found = await asyncio.gather(*(self._known_of(queue).history.past(queue, span) for queue in counting))
+        histories = [self._known_of(queue).history for queue in counting]
+        asked = [
+            (one.whole if whole else one.past)(queue, span) for one, queue in zip(histories, counting, strict=True)
+        ]
+        found = await asyncio.gather(*asked)
         return {queue.label: past for queue, past in zip(counting, found, strict=True)}
 
     async def tasks(self, queues: Iterable[TaskQueue]) -> dict[str, Tally]:
@@ -102,8 +114,19 @@ class Watch:
         for queue in queues:
             if "metrics" in queue.capabilities:
                 for name, tally in (await self._known_of(queue).history.tasks(queue)).items():
-                    found.setdefault(name, Tally()).add(tally)
+                    found[name] = found[name] + tally if name in found else tally
         return found
+
+    def behind(self) -> bool:
+        """Whether somebody asked for more of the past than could be read so far."""
+        return any(known.history.behind for known in self._known.values())
+
+    async def catch_up(self) -> None:
+        """Read on, after an answer was sent. Who asks next is told where a broker is away."""
+        for queue, known in list(self._known.items()):
+            if known.history.behind:
+                with suppress(HTTPException):
+                    await known.history.catch_up(queue)
 
     def _known_of(self, queue: TaskQueue) -> _Known:
         return self._known.setdefault(queue, _Known())

@@ -56,7 +56,8 @@ def restore(minute: int, fields: Iterable[tuple[str, str, int]]) -> Minute:
     """A minute out of its tasks' fields; what an older or newer release counted otherwise is left out."""
     tasks: dict[str, TaskMinute] = {}
     for task, field, value in fields:
-        counted = tasks.setdefault(task, TaskMinute())
+        if (counted := tasks.get(task)) is None:
+            counted = tasks[task] = TaskMinute()
         if field in _COUNTS:
             setattr(counted, field, getattr(counted, field) + value)
             continue

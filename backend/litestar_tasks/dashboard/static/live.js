@@ -151,6 +151,12 @@ if (all) {
   document.getElementById("bulk").addEventListener("change", sayChosen)
   sayChosen()
 }
+// What narrows a list takes a phone's whole screen: there it opens for who wants it, or uses it.
+const narrow = matchMedia("(max-width: 48rem)")
+const more = document.getElementById("more")
+const fold = () => more && (more.open = !narrow.matches || "used" in more.dataset)
+narrow.addEventListener("change", fold)
+fold()
 for (const form of document.querySelectorAll("form[data-auto]")) {
   form.addEventListener("change", (event) => event.target.matches("select") && form.requestSubmit())
 }

@@ -8,9 +8,9 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
+import msgspec
 from redis.exceptions import RedisError, ResponseError
 from saq.job import Job, Status
 
@@ -30,7 +30,7 @@ from litestar_tasks.queues.operations import (
     Page,
     Pause,
 )
-from litestar_tasks.queues.redis.connection import ANSWER_TIMEOUT, never_sent
+from litestar_tasks.queues.redis.connection import never_sent
 from litestar_tasks.queues.redis.listings import BYTES, Found, Listings
 from litestar_tasks.queues.redis.lua import LIMIT, Script
 from litestar_tasks.queues.redis.producer import max_losses_of, terms_of
@@ -48,6 +48,7 @@ __all__ = ("RedisOperations",)
 _ABORT: Final = Script("abort")
 _COUNTS: Final = Script("counts")
 _DELETE: Final = Script("delete")
+_MINUTES: Final = Script("minutes")
 _PAUSE: Final = Script("pause")
 _PURGE: Final = Script("purge")
 _RERUN: Final = Script("rerun")
@@ -57,6 +58,8 @@ _READ: Final = 500
 """Records that are read for one page at the most, however few of them match."""
 _CHANGED: Final = 50
 """Records that one call writes anew at the most: their digests are made while the server answers nobody else."""
+_READ_AT_ONCE: Final = 15
+"""Minutes that one call reads at the most."""
 _ROUNDS: Final = 100
 _TALLIED: Final = 1_000
 _UNREADABLE: Final = "(undecodable)"
@@ -221,12 +224,12 @@ class RedisOperations(Operations):
         """See ``Operations.minutes``."""
         wanted = list(tallies.span(since, until))
         found: list[Minute] = []
-        for start in range(0, len(wanted), LIMIT):
-            part = wanted[start : start + LIMIT]
-            commands = [("HGETALL", self._layout.key(f"m:{minute}")) for minute in part]
-            for minute, answer in zip(part, await self._ask(partial(_all, commands), again=True), strict=True):
-                if answer:
-                    found.append(tallies.restore(minute, _fields(answer)))
+        for start in range(0, len(wanted), _READ_AT_ONCE):
+            part = wanted[start : start + _READ_AT_ONCE]
+            for minute, packed in zip(part, await self._run(_MINUTES, part[0], len(part), again=True), strict=True):
+                # An empty one is packed as an empty map; Lua's tables are both.
+                if fields := msgspec.msgpack.decode(packed):
+                    found.append(tallies.restore(minute, _fields(fields)))
         return found
 
     # Asking the server
@@ -251,21 +254,13 @@ class RedisOperations(Operations):
             raise QueueUnavailableError(self._label, reason_of(error)) from error
 
 
-async def _all(commands: Sequence[Sequence[str]], link: Link) -> list[Any]:
-    answers = await link.call_all(commands, ANSWER_TIMEOUT, last=ANSWER_TIMEOUT)
-    for answer in answers:
-        if isinstance(answer, Exception):
-            raise answer
-    return answers
-
-
 def _shape(which: JobFilter) -> tuple[type, ...]:
     """What a place in a listing is made of."""
     return (str, int, str, int) if which.state == "queued" else (str, str)
 
 
-def _fields(answer: Sequence[bytes]) -> Iterator[tuple[str, str, int]]:
+def _fields(answer: Sequence[str]) -> Iterator[tuple[str, str, int]]:
     """Task, field and number out of a minute's hash. A task's name may hold a colon."""
     for name, number in zip(answer[::2], answer[1::2], strict=True):
-        task, _, field = name.decode().rpartition(":")
+        task, _, field = name.rpartition(":")
         yield task, field, int(number)
