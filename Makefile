@@ -79,8 +79,9 @@ dev-worker: $(STAMP) ## run a worker of its own, restarted on every edit
 	@exec $(LITESTAR) workers run --reload
 
 .PHONY: test
+# In the order of their names the long ones come early, and the processes end together.
 test: $(STAMP) ## run the tests; ARGS goes to pytest
-	@exec $(BIN)/python -m pytest -n auto --dist loadfile $(ARGS)
+	@exec $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Both supported majors of redis-py, and every supported interpreter that this machine has. `make test` has the
 # newest redis-py and all servers; the queue on Redis is tested here with the older one, on the machine's own server

@@ -33,7 +33,10 @@ def locks(testrun_uid: str) -> Generator[tuple[IO[bytes], IO[bytes]]]:
 
 @pytest.fixture(autouse=True)
 def _share_the_machine(request: pytest.FixtureRequest, locks: tuple[IO[bytes], IO[bytes]]) -> Generator[None]:
-    """Tests marked ``alone`` measure time: while one runs, the other processes of this run wait."""
+    """Tests marked ``alone`` measure time: while one runs, the other processes wait, but for those marked ``aside``."""
+    if request.node.get_closest_marker("aside"):
+        yield
+        return
     gate, room = locks
     fcntl.flock(gate, fcntl.LOCK_EX)  # who wants to be alone keeps the gate while the room empties
     fcntl.flock(room, fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH)

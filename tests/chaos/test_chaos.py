@@ -148,6 +148,7 @@ async def test_a_schedule_goes_on_though_a_worker_was_killed_with_its_last_firin
     )
 
 
+@pytest.mark.aside
 @pytest.mark.timeout(280)
 async def test_sixty_slots_of_a_second_are_sixty_jobs_though_workers_are_killed_as_they_fire(field: Field) -> None:
     """Three workers fire one schedule; at every tenth slot or so one of them is killed in the midst of it."""

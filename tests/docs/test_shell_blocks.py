@@ -15,6 +15,7 @@ import click
 import litestar.cli.main
 import pytest
 import yaml
+from advanced_alchemy.extensions.litestar.cli import database_group
 from packaging.requirements import Requirement
 
 from tests.docs.documents import NAMES, ROOT, SHELL, Block, blocks, code_spans
@@ -174,6 +175,9 @@ def check_litestar(words: list[str]) -> None:
         return
     if words[0] in ("workers", "tasks"):
         target, rest = command(*words[:2]) if len(words) > 1 else command(words[0]), words[2:]
+    elif words[0] == "database":
+        group: click.Group = database_group
+        target, rest = group.commands[words[1]], words[2:]
     else:
         known: Any = litestar.cli.main.litestar_group.commands
         target, rest = known[words[0]], words[1:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -10,6 +11,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -99,6 +101,15 @@ async def look_back(*, id: str, job_history: JobHistory = INJECTED) -> str:
 
 
 counts: dict[str, int] = {}
+
+
+@pytest.fixture(autouse=True)
+def _connections_that_were_given_up() -> Iterator[None]:
+    """SQLAlchemy leaves a connection whose making was cancelled to the garbage collector, and psycopg warns of it."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -75,6 +77,15 @@ async def follow_up(*, n: int, fail: bool = False, db_session: AsyncSession = IN
     if fail or attempt == 0:
         raise Retry
     return child.id
+
+
+@pytest.fixture(autouse=True)
+def _connections_that_were_given_up() -> Iterator[None]:
+    """SQLAlchemy leaves a connection whose making was cancelled to the garbage collector, and psycopg warns of it."""
+    yield
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)
+        gc.collect()
 
 
 @pytest.fixture(scope="module")
