@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import gc
+import itertools
 import json
 import random
 import time
@@ -987,17 +988,16 @@ async def test_jobs_that_still_run_at_the_end_stay_claimed_and_their_lease_alive
 async def test_answers_that_are_lost_cost_no_job_and_double_none(
     redis_url: str, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Every twentieth answer never arrives, of claims, settles and enqueues alike; some arrive at the server late."""
+    """Every twentieth call fails, of claims, settles and enqueues alike, by turns before it is sent and after it ran."""
     monkeypatch.setattr("litestar_tasks.queues.outage._FIRST_PAUSE", 0.001)
     monkeypatch.setattr("litestar_tasks.queues.outage._LONGEST_PAUSE", 0.004)
     monkeypatch.setattr("litestar_tasks.queues.redis.producer._PAUSE", 0.001)
-    chance, original, lost = random.Random(5), Link.call, Counter[str]()
+    chance, turns, original, lost = random.Random(5), itertools.count(1), Link.call, Counter[str]()
 
     async def call(self: Link, args: Any, timeout: float = 5.0) -> Any:
-        fate = chance.random()
-        if args[0] == "BLMOVE" or fate > 0.05:
+        if args[0] == "BLMOVE" or (turn := next(turns)) % 20:
             return await original(self, args, timeout)
-        if fate < 0.02:
+        if turn % 40:
             lost["request"] += 1
             raise RedisConnectionError("cut before it was sent, which nobody can know")
         lost["answer"] += 1
@@ -1042,7 +1042,7 @@ async def test_answers_that_are_lost_cost_no_job_and_double_none(
     assert not any(submission.deduplicated for submission in submissions)
     assert ended == Counter({submission.job.key: 1 for submission in submissions})
     assert await app.count("incomplete") == 0
-    assert min(lost["request"], lost["answer"]) > 5
+    assert lost["request"] and lost["answer"]
     assert [hand.lost for hand in hands] == [[], []]
 
 

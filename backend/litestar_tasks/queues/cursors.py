@@ -13,7 +13,7 @@ import msgspec
 from litestar_tasks.exceptions import ConfigurationError
 from litestar_tasks.queues.operations import JobFilter
 
-__all__ = ("Place", "check_limit", "milliseconds", "read", "write")
+__all__ = ("Place", "check_limit", "from_text", "milliseconds", "read", "to_text", "write")
 
 Place: TypeAlias = list[int | float | str]
 """A place in an order, in a broker's own terms: it is what comes after it that is listed next."""
@@ -41,8 +41,7 @@ def milliseconds(moment: datetime) -> int:
 
 def write(which: JobFilter, place: Place) -> str:
     """The cursor of a place in the listing of a filter."""
-    text = base64.urlsafe_b64encode(msgspec.json.encode(place)).rstrip(b"=").decode()
-    return f"{_mark(which)}.{text}"
+    return f"{_mark(which)}.{to_text(place)}"
 
 
 def read(which: JobFilter, cursor: str, *shape: type | tuple[type, ...]) -> Place:
@@ -57,17 +56,26 @@ def read(which: JobFilter, cursor: str, *shape: type | tuple[type, ...]) -> Plac
         ConfigurationError: It is not one of such a listing.
     """
     mark, _, text = cursor.partition(".")
-    if mark == _mark(which):
-        try:
-            place = _decoder.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
-        except (binascii.Error, msgspec.DecodeError, ValueError):
-            place = []
-        if len(place) == len(shape) and all(map(isinstance, place, shape)):
-            return place
+    if mark == _mark(which) and (place := from_text(text, *shape)) is not None:
+        return place
     raise ConfigurationError(
         f"cursor {cursor[:100]!r} is none of this listing; give that of the page before, with the same filter, or "
         "none to begin anew"
     )
+
+
+def to_text(place: Place) -> str:
+    """A place as a text that may stand in an address."""
+    return base64.urlsafe_b64encode(msgspec.json.encode(place)).rstrip(b"=").decode()
+
+
+def from_text(text: str, *shape: type | tuple[type, ...]) -> Place | None:
+    """The place that ``to_text`` made a text of; None where it holds none of that shape."""
+    try:
+        place = _decoder.decode(base64.urlsafe_b64decode(text + "=" * (-len(text) % 4)))
+    except (binascii.Error, msgspec.DecodeError, ValueError):
+        return None
+    return place if len(place) == len(shape) and all(map(isinstance, place, shape)) else None
 
 
 def _mark(which: JobFilter) -> str:

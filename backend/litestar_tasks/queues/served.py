@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import logging
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
@@ -14,7 +15,8 @@ from saq.types import ListenCallback
 
 from litestar_tasks.exceptions import ConfigurationError, QueueUnavailableError
 from litestar_tasks.job import JobSpec, Submission
-from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, WorkerHooks
+from litestar_tasks.queues import records
+from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.compatible import CompatibleQueue
 from litestar_tasks.queues.holding import Hold, Tell, Terms
 from litestar_tasks.queues.outage import Outage
@@ -22,6 +24,8 @@ from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import Limits
 
 __all__ = ("ServedQueue", "Tell", "terms_of", "wire_name")
+
+logger = logging.getLogger("litestar_tasks.queues")
 
 ConsumerT = TypeVar("ConsumerT", bound=Hold[Any, Any])
 
@@ -83,6 +87,14 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
     @abstractmethod
     async def _pay(self) -> bool:
         """Enqueue some of what is owed of jobs that have ended; see ``Relay``."""
+
+    def _owed(self, document: bytes) -> list[tuple[TaskQueue, Job]]:
+        """What follows a job of which the record at its end is kept; nothing where that cannot be read."""
+        try:
+            return self.follow_ups_of(records.restore(Job, self, document))
+        except Exception as error:  # whatever a foreign record holds, the others are not to wait for it
+            logger.error("queue %r: what follows a job cannot be read, and is given up: %s", self.name, error)
+            return []
 
     # The reader's side
 

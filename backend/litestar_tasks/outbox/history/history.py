@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from litestar_tasks.outbox.database import check_engine, find_config, is_missing
 from litestar_tasks.outbox.history.models import history_tables
 from litestar_tasks.outbox.history.recorder import Recorder
 from litestar_tasks.outbox.history.rows import HistoryRows, Wanted
+from litestar_tasks.queues import cursors
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData
@@ -419,14 +419,15 @@ def _attempt(one: Mapping[str, Any]) -> HistoryAttempt:
 
 
 def _cursor(row: Mapping[str, Any]) -> str:
-    return urlsafe_b64encode(msgspec.json.encode([row["enqueued"], row["id"]])).decode().rstrip("=")
+    return cursors.to_text([row["enqueued"], row["id"]])
 
 
 def _place(cursor: str) -> tuple[int, str]:
-    try:
-        return msgspec.json.decode(urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)), type=tuple[int, str])
-    except (ValueError, msgspec.DecodeError):
-        raise ConfigurationError(f"{cursor!r} is no cursor of a search; give that of the page before") from None
+    place = cursors.from_text(cursor, int, str)
+    if place is None:
+        raise ConfigurationError(f"{cursor!r} is no cursor of a search; give that of the page before")
+    enqueued, id = place
+    return cast("int", enqueued), cast("str", id)
 
 
 def _millis(name: str, moment: datetime | None) -> int | None:

@@ -258,12 +258,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
     def _following(self, rows: Sequence[tuple[int, bytes]]) -> dict[PostgresQueue, list[Job]]:
         found: dict[PostgresQueue, list[Job]] = {}
         for _, document in rows:
-            try:
-                following = self.follow_ups_of(records.restore(Job, self, document))
-            except Exception as error:  # whatever a foreign record holds, the others are not to wait for it
-                logger.error("queue %r: what follows a job cannot be read, and is given up: %s", self.name, error)
-                continue
-            for queue, job in following:
+            for queue, job in self._owed(document):
                 found.setdefault(cast("PostgresQueue", queue), []).append(job)
         return found
 

@@ -226,11 +226,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
             for number, document in zip(numbers, documents, strict=True):
                 if document is None:
                     continue  # another one was faster
-                try:
-                    following = self.follow_ups_of(records.restore(Job, self, document))
-                except Exception as error:  # whatever a foreign record holds, the others are not to wait for it
-                    logger.error("queue %r: what follows a job cannot be read, and is given up: %s", self.name, error)
-                    following = []
+                following = self._owed(document)
                 for queue, job in following:
                     if queue is not self:
                         await cast("RedisQueue", queue)._producer.store_again(job)
