@@ -21,6 +21,7 @@ from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
 from litestar_tasks.redaction import HIDDEN, masked_end, masked_start, masked_text, spellings
 from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, holds, pause_after, restored_backoff
 from litestar_tasks.worker.deadlines import Deadlines
+from litestar_tasks.worker.ordinary import ordinary
 from litestar_tasks.worker.pool import UnstorableResultError
 
 if TYPE_CHECKING:
@@ -115,6 +116,8 @@ class Execution:
             args, kwargs = task.payload.decode(_readable(task, job) if task.payload.secrets else job.kwargs)
         except (PayloadError, ConfigurationError) as error:
             return Outcome(Settlement.QUARANTINED, error=str(error))
+        except Exception as error:  # a payload's own classes may run code, which may raise anything
+            return _undecodable(task, job, error)
         if task.takes_context:
             args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
         chain = self._middleware + task.middleware
@@ -131,14 +134,16 @@ class Execution:
                 value = await self._call(task, job, args, kwargs)
         except UnstorableResultError as error:
             return _unstorable(task, job, error)
-        except Exception as error:  # whatever a task raises is its outcome
-            return _raised(task, job, error)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever a task raises is its outcome
+            return _raised(task, job, ordinary(error))
         finally:
             if current is not None:
                 await current.close()
         try:
             return Outcome(Settlement.COMPLETE, result=task.encode_result(value))
-        except (TypeError, ValueError, RecursionError, ConfigurationError) as error:
+        except Exception as error:  # a result's own classes may run code, which may raise anything
             return _unstorable(task, job, error)
 
     async def _supplied(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -180,7 +185,10 @@ class Execution:
 
         def call() -> Any:
             loop.call_soon_threadsafe(started.set)
-            return task.fn(*args, **kwargs)
+            try:
+                return task.fn(*args, **kwargs)
+            except StopIteration as error:  # as a coroutine does: before Python 3.12 a future cannot hold it
+                raise RuntimeError("the task raised StopIteration") from error
 
         self.in_thread.add(job.token)
         running = loop.run_in_executor(self._threads, contextvars.copy_context().run, call)
@@ -220,9 +228,17 @@ def _readable(task: AnyTask, job: ClaimedJob) -> Mapping[str, Any]:
 
 def _unstorable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
     # The work is done: to run it again would do it twice.
-    text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
+    told = isinstance(error, (TypeError, ValueError, RecursionError, ConfigurationError))
+    why = masked_end(str(error), _ERROR) if told else _line(error)
+    text = f"result: task {task.name!r} ran, but its result cannot be stored: {why}"
     logger.error("%s (job %s)", text, job.id)
     return Outcome(Settlement.FAILED, error=text, reason="result")
+
+
+def _undecodable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
+    text = f"task {task.name!r}: the stored payload cannot be decoded: {_line(error)}"
+    logger.error("%s (job %s)\n%s", text, job.id, _traceback(error).rstrip())
+    return Outcome(Settlement.QUARANTINED, error=text)
 
 
 def _expired(job: ClaimedJob) -> Outcome | None:
