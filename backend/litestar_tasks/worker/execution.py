@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -91,6 +92,7 @@ class Execution:
         self._threads = threads
         self._processes = processes
         self._deadlines = Deadlines()
+        self._process = os.getpid()
         self.in_thread: set[int] = set()
         """Tokens of the jobs whose function is running in a thread, which nothing can stop."""
 
@@ -157,20 +159,42 @@ class Execution:
         limit = job.timeout or None
         if task.executor == "thread":
             return await self._call_in_thread(task, job, args, kwargs, limit)
-        if limit is None:
-            if task.executor == "process":
-                return task.result.decode(await self._processes.run(task, job.kwargs, nullcontext()))
-            return await task.fn(*args, **kwargs)
-        scope = self._deadlines.limit(limit)
         try:
-            if task.executor == "process":
-                return task.result.decode(await self._processes.run(task, job.kwargs, scope))
-            with scope:
-                return await task.fn(*args, **kwargs)
-        except TimeoutError as error:
-            if not scope.expired:
-                raise  # one of the task's own
-            raise TimeoutError(f"task {task.name!r} exceeded its timeout of {job.timeout:g} s") from error
+            if limit is None:
+                if task.executor == "process":
+                    return task.result.decode(await self._processes.run(task, job.kwargs, nullcontext()))
+                value = await task.fn(*args, **kwargs)
+            else:
+                scope = self._deadlines.limit(limit)
+                try:
+                    if task.executor == "process":
+                        return task.result.decode(await self._processes.run(task, job.kwargs, scope))
+                    with scope:
+                        value = await task.fn(*args, **kwargs)
+                except TimeoutError as error:
+                    if not scope.expired:
+                        raise  # one of the task's own
+                    raise TimeoutError(f"task {task.name!r} exceeded its timeout of {job.timeout:g} s") from error
+        except BaseException as error:
+            self._end_fork(error)
+            raise
+        self._end_fork()
+        return value
+
+    def _end_fork(self, error: BaseException | None = None) -> None:
+        """End this process, if the task has forked and this is the child.
+
+        It would go on as a second worker, over the connections of the first one, and both would read what the other was
+        answered.
+        """
+        if os.getpid() == self._process:
+            return
+        code = 0 if error is None else 1
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else code
+        elif error is not None:
+            traceback.print_exception(error)
+        os._exit(code)
 
     async def _call_in_thread(
         self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any], limit: float | None
@@ -186,9 +210,14 @@ class Execution:
         def call() -> Any:
             loop.call_soon_threadsafe(started.set)
             try:
-                return task.fn(*args, **kwargs)
-            except StopIteration as error:  # as a coroutine does: before Python 3.12 a future cannot hold it
-                raise RuntimeError("the task raised StopIteration") from error
+                value = task.fn(*args, **kwargs)
+            except BaseException as error:
+                self._end_fork(error)
+                if isinstance(error, StopIteration):  # as a coroutine does: before Python 3.12 no future can hold it
+                    raise RuntimeError("the task raised StopIteration") from error
+                raise
+            self._end_fork()
+            return value
 
         self.in_thread.add(job.token)
         running = loop.run_in_executor(self._threads, contextvars.copy_context().run, call)
