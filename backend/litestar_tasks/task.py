@@ -712,7 +712,7 @@ def _quoting_nothing(work: Callable[[Any], Any], value: Any, secrets: Secrets) -
     problem = ""
     try:
         return work(value)
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # also what the value's own classes raise
         message, path = secrets.problem(error)
         problem = f"{message} - at `{path}`" if path else message
     raise ValueError(problem)  # outside, so that the error that quotes them is no part of it

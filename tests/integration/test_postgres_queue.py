@@ -975,6 +975,42 @@ async def test_a_server_that_is_away_for_longer_than_a_lease_costs_nobody_a_job(
     assert own.execute("SELECT sum(losses) FROM litestar_tasks_jobs") == [(0,)]
 
 
+async def test_a_table_that_is_locked_for_longer_than_a_lease_costs_nobody_a_lease(
+    url: str, make_queue: MakeQueue
+) -> None:
+    hand = await Hand(make_queue(url, **SHORT)).open()
+    await hand.queue.submit(spec("k"))
+    (job,) = await hand.take(1)
+    with psycopg.connect(url) as operator:  # ALTER TABLE and VACUUM FULL take this lock, too
+        operator.execute("LOCK TABLE litestar_tasks_jobs IN ACCESS EXCLUSIVE MODE")
+        locked = time.monotonic()
+
+        def is_renewed() -> bool:
+            lease = hand.queue.lease()
+            return lease is not None and lease.age < SHORT["lease"] < (time.monotonic() - locked) / 2
+
+        await eventually(is_renewed)
+    assert await hand.complete(job)
+    assert hand.lost == []
+
+
+async def test_a_statement_that_was_given_up_does_not_wait_for_a_lock_for_ever(url: str) -> None:
+    link = Endpoint(url).link()
+    try:
+        with psycopg.connect(url) as operator:
+            operator.execute("LOCK TABLE litestar_tasks_jobs IN ACCESS EXCLUSIVE MODE")
+            with pytest.raises(Away):
+                await link.ask("SELECT count(*) FROM litestar_tasks_jobs", timeout=0.5)
+
+            async def none_waits() -> bool:
+                return rows(url, "SELECT count(*) FROM pg_locks WHERE NOT granted") == [(0,)]
+
+            assert not await none_waits()
+            await eventually(none_waits)
+    finally:
+        await link.close()
+
+
 async def test_a_worker_that_died_during_an_outage_is_found_after_it(
     own: PostgresServer, make_queue: MakeQueue
 ) -> None:

@@ -31,6 +31,8 @@ from litestar_tasks import (
     TasksPlugin,
     enqueue_many,
 )
+from litestar_tasks.queues.base import ClaimedJob
+from litestar_tasks.queues.memory import MemoryQueue
 from litestar_tasks.worker import execution
 
 
@@ -322,6 +324,34 @@ class TestAborting:
                 await handle.result(timeout=5)
             assert cleaned.is_set()
 
+    async def test_an_abort_that_comes_together_with_the_job_ends_it_and_keeps_no_slot(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claim = MemoryQueue.claim
+
+        async def claim_and_abort(queue: MemoryQueue, limit: int, *, ahead: bool = False) -> list[ClaimedJob]:
+            jobs = await claim(queue, limit, ahead=ahead)
+            for job in jobs:
+                if job.function == "late":  # heard before the job has had its first turn on the event loop
+                    assert queue._hooks is not None
+                    asyncio.get_running_loop().call_soon(queue._hooks.abort, job.key, "changed my mind")
+            return jobs
+
+        monkeypatch.setattr(MemoryQueue, "claim", claim_and_abort)
+
+        @registry.task
+        async def late() -> None:
+            raise AssertionError("it ran")
+
+        @registry.task
+        async def other() -> str:
+            return "done"
+
+        async with running(registry, concurrency=1):
+            with pytest.raises(JobAbortedError, match="changed my mind"):
+                await (await late.enqueue()).result(timeout=5)
+            assert await (await other.enqueue()).result(timeout=5) == "done"
+
     async def test_a_waiting_job_is_aborted_and_never_runs(self, registry: Registry) -> None:
         @registry.task
         async def later() -> None:
@@ -585,6 +615,25 @@ class TestStopping:
             queue = plugin.get_queue("default")
             await started.wait()
         assert cleaned.is_set()
+        record = await queue.job(handle.id.rpartition(":")[2])
+        assert record is not None
+        assert (record.status.value, record.attempts) == ("queued", 0)
+
+    async def test_an_error_that_the_stop_itself_brings_about_costs_no_attempt(self, registry: Registry) -> None:
+        started = asyncio.Event()
+
+        @registry.task
+        async def query() -> None:
+            started.set()
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                raise ConnectionError("the connection was closed in the midst of a query") from None
+
+        async with running(registry) as plugin:
+            handle: JobHandle[None] = await query.enqueue()
+            queue = plugin.get_queue("default")
+            await started.wait()
         record = await queue.job(handle.id.rpartition(":")[2])
         assert record is not None
         assert (record.status.value, record.attempts) == ("queued", 0)
