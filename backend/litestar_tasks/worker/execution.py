@@ -220,7 +220,8 @@ def _readable(task: AnyTask, job: ClaimedJob) -> Mapping[str, Any]:
 
 def _unstorable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
     # The work is done: to run it again would do it twice.
-    text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
+    problem = masked_end(task.result_problem(error), _ERROR)
+    text = f"result: task {task.name!r} ran, but its result cannot be stored: {problem}"
     logger.error("%s (job %s)", text, job.id)
     return Outcome(Settlement.FAILED, error=text, reason="result")
 
