@@ -208,10 +208,11 @@ class AnyTask:
     def result_problem(self, error: Exception) -> str:
         """What is wrong with a result, by the error of ``encode_result``."""
         message, path = split_path(error)
-        if not message.startswith("expected "):
-            return message
-        where = f" at {path}" if path else ""
-        return f"{message}{where}; the task is annotated '-> {inspect.formatannotation(self._returns)}'"
+        if path:
+            message += f" (at {path})"
+        if message.startswith("expected "):
+            message += f"; the task is annotated '-> {inspect.formatannotation(self._returns)}'"
+        return message
 
     def decode_result(self, stored: Any) -> Any:
         """What the task returned, restored from what ``encode_result`` made of it.

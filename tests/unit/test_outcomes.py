@@ -417,7 +417,7 @@ class TestResults:
             for task, message in (
                 (number, "expected int, got str; the task is annotated '-> int'"),
                 (nothing, r"got None; the task is annotated '-> dict\[str, int\]'"),
-                (row, "expected int, got str at id; "),
+                (row, r"expected int, got str \(at id\); "),
             ):
                 handle: JobHandle[Any] = await task.enqueue()
                 with pytest.raises(JobFailedError, match=f"result: task '{task.name}' ran, but .*{message}"):
