@@ -188,6 +188,8 @@ class Payload:
             size = json_size(stored) if stored and self._limit is not None else 0
         except (TypeError, ValueError, RecursionError) as error:
             refused = self._refused(error)
+            if isinstance(error, UnstorableTypeError):  # which msgspec does not place
+                refused = PayloadError(self._task, str(error), path=self._unstorable(values))
         if refused is not None:
             raise refused
         if self._limit is not None and size > self._limit:
@@ -255,6 +257,10 @@ class Payload:
         if self.secrets is None:
             refused.__cause__ = error
         return refused
+
+    def _unstorable(self, values: Mapping[str, Any]) -> str:
+        """The first argument that holds what cannot be stored, or an empty text."""
+        return next((name for name, value in values.items() if not self._hooks.can_encode(value)), "")
 
     def _without(self, names: frozenset[str]) -> Payload:
         """The payload of a call that may leave out these arguments."""

@@ -306,12 +306,18 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             return sum(worker.running for worker in workers)
 
     def _introduce(self, workers: Sequence[Worker]) -> None:
+        tasks = sorted(task.name for task in self._config.registry.get_all_tasks())
         logger.info(
             "worker %d runs %s: %s; stop with SIGTERM",
             os.getpid(),
             ", ".join(f"{worker.queue.label} (concurrency {worker.concurrency})" for worker in workers),
-            ", ".join(sorted(task.name for task in self._config.registry.get_all_tasks())) or "no tasks",
+            ", ".join(tasks) or "no tasks",
         )
+        if not tasks:
+            logger.warning(
+                "registry %r has no tasks; import the modules that declare them, or let registry.discover(…) do it",
+                self._config.registry.name,
+            )
 
     def check(self, app: Litestar) -> None:
         """Refuse what cannot work in the declared tasks, schedules and queues, all of it together.
@@ -368,6 +374,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
                 return
             resources = await stack.enter_async_context(entered(app, self._config.lifespan))
             workers = self.get_workers(app, resources=resources)
+            # Requests block the loop, too, and are nobody's task.
+            stack.enter_context(Watchdog({task.name for task in self._config.registry.get_all_tasks()}))
             await stack.enter_async_context(self._working(workers))
             logger.info(
                 "web process %d runs jobs, too: %s; each web process of this app has a worker of its own%s",

@@ -12,6 +12,7 @@ from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Se
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import FunctionType
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -204,6 +205,15 @@ class AnyTask:
             )
         return secrets.seal(stored, self._keyring()) if secrets else stored
 
+    def result_problem(self, error: Exception) -> str:
+        """What is wrong with a result, by the error of ``encode_result``."""
+        message, path = split_path(error)
+        if path:
+            message += f" (at {path})"
+        if message.startswith("expected "):
+            message += f"; the task is annotated '-> {inspect.formatannotation(self._returns)}'"
+        return message
+
     def decode_result(self, stored: Any) -> Any:
         """What the task returned, restored from what ``encode_result`` made of it.
 
@@ -352,7 +362,8 @@ class AnyTask:
         Raises:
             ConfigurationError: An unknown option, or a value that cannot work.
         """
-        checked = check_options(new, EnqueueOptions, subject=f"task {self.name!r}")
+        arguments = self._payload.names if self._payload is not None else ()
+        checked = check_options(new, EnqueueOptions, subject=f"task {self.name!r}", arguments=arguments)
         if "on_success" in checked or "on_failure" in checked:
             self._check_follow_ups(checked)
         # delay and run_at are two spellings of one option: the later one replaces the earlier, however it was spelt.
@@ -427,7 +438,7 @@ class AnyTask:
     def _compile_result(self, hooks: Hooks) -> Codec[Any]:
         try:
             if (foreign := unstorable(self._returns, hooks)) is not None:
-                raise UnstorableTypeError(f"a {foreign.__name__} cannot be stored")
+                raise UnstorableTypeError(f"an object of the class {foreign.__name__} cannot be stored")
             codec: Codec[Any] = Codec(self._returns, hooks)
             self._result_secrets = secrets_of(self._returns)
             return codec
@@ -791,8 +802,19 @@ def refuse_unnameable(fn: object, *, allow_local: bool) -> None:
             "a worker cannot import it; move it to module level (a decorator below @task: use functools.wraps; in "
             "tests: Registry(allow_local=True))"
         )
+    if _is_method(fn):
+        raise InvalidTaskError(
+            f"{fn.__qualname__!r} ({fn.__code__.co_filename}:{fn.__code__.co_firstlineno}) is a method, and its object "
+            "cannot be stored; write a function"
+        )
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise InvalidTaskError(f"{fn.__qualname__!r} is a generator; a task returns its result")
+
+
+def _is_method(fn: FunctionType) -> bool:
+    """Whether a function stands in a class, and takes the object or the class first."""
+    in_class = "." in fn.__qualname__.rpartition("<locals>.")[2]
+    return in_class and next(iter(inspect.signature(fn).parameters), None) in ("self", "cls")
 
 
 def load(module: str, qualname: str, name: str) -> AnyTask:

@@ -729,6 +729,30 @@ async def test_a_task_that_blocks_the_event_loop_is_named(registry: Registry, ca
     assert "the event loop for" in caplog.text
 
 
+async def test_a_task_that_blocks_a_web_process_is_named_and_a_request_is_not(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    @registry.task
+    async def busy() -> None:
+        deadline = time.monotonic() + 20
+        while "has blocked" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.05)  # noqa: ASYNC251  # the mistake under test
+
+    async with running(registry):
+        time.sleep(3)  # noqa: ASYNC251  # as a route might
+        assert "has blocked" not in caplog.text
+        await (await busy.enqueue()).result(timeout=20)
+        assert "task 'busy' has blocked the event loop for" in caplog.text
+
+
+async def test_a_worker_without_tasks_says_what_may_be_missing(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugin = TasksPlugin(TasksConfig(registry=registry, broker_url="memory://", dashboard=None))
+    await plugin.run_worker(Litestar(plugins=[plugin], logging_config=None), drain=True)
+    assert "registry 'test' has no tasks; import the modules that declare them" in caplog.text
+
+
 async def test_a_schedule_fires_once_for_each_firing(registry: Registry) -> None:
     keys: list[str] = []
 

@@ -258,8 +258,8 @@ def _readable(task: AnyTask, job: ClaimedJob) -> Mapping[str, Any]:
 def _unstorable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
     # The work is done: to run it again would do it twice.
     told = isinstance(error, (TypeError, ValueError, RecursionError, ConfigurationError))
-    why = masked_end(str(error), _ERROR) if told else _line(error)
-    text = f"result: task {task.name!r} ran, but its result cannot be stored: {why}"
+    problem = masked_end(task.result_problem(error), _ERROR) if told else _line(error)
+    text = f"result: task {task.name!r} ran, but its result cannot be stored: {problem}"
     logger.error("%s (job %s)", text, job.id)
     return Outcome(Settlement.FAILED, error=text, reason="result")
 
