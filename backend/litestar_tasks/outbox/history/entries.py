@@ -35,6 +35,8 @@ _LONGEST: Final = 1_000
 """Characters of a tag, a correlation id and the like."""
 _MARGIN: Final = 1_024
 _DEEPEST: Final = 32
+_PLAIN: Final = frozenset({int, float, bool, type(None)})
+"""Types of values that hide nothing."""
 
 
 def entry(job: Job, label: str, job_id: str, moment: Moment) -> Entry:
@@ -106,6 +108,9 @@ def _arguments(kwargs: Mapping[str, Any]) -> Entry:
     kept: dict[str, Any] = {}
     withheld: list[str] = []
     for name, value in kwargs.items():
+        if type(value) in _PLAIN and not is_secret_name(name):
+            kept[name] = value
+            continue
         masking = _Masking(_ARGUMENT)
         kept[name] = masking.named(name, value)
         if masking.changed:
@@ -113,10 +118,8 @@ def _arguments(kwargs: Mapping[str, Any]) -> Entry:
     return {"arguments": to_json(kept).decode(), "withheld": to_json(withheld).decode() if withheld else None}
 
 
-def _summary(result: Any) -> str | None:
-    if result is None:
-        return None
-    text = to_json(_Masking(_RESULT).value(result)).decode()
+def _summary(result: Any) -> str:
+    text = to_json(result if type(result) in _PLAIN else _Masking(_RESULT).value(result)).decode()
     return text if len(text) <= 2 * _RESULT else f"{text[: 2 * _RESULT]}…"
 
 

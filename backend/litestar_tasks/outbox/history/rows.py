@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final
 
+import msgspec
 from sqlalchemy import delete, insert, literal_column, or_, select, text, tuple_
 from sqlalchemy.dialects import postgresql, sqlite
 
 from litestar_tasks.outbox.history.models import COMPLETE
-from litestar_tasks.queues.records import to_json
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Executable, Table, TextClause
@@ -23,6 +23,7 @@ __all__ = ("HistoryRows", "Wanted")
 
 _DELETED: Final = 1_000
 """Rows that go in one statement, at the most."""
+_encoder: Final = msgspec.json.Encoder()  # of texts and integers alone, which need no closer look
 _MINE_ALONE: Final = text("SELECT pg_try_advisory_xact_lock(hashtext(:name))")
 
 
@@ -60,7 +61,7 @@ class HistoryRows:
         ordered = sorted(entries, key=itemgetter("id", "enqueued"))
         async with self._engine.begin() as connection:
             if ordered:
-                await connection.execute(self._upsert, {"rows": to_json(ordered).decode()})
+                await connection.execute(self._upsert, {"rows": _encoder.encode(ordered).decode()})
             if gap is not None:
                 await connection.execute(insert(self._gaps), gap)
 
