@@ -73,7 +73,8 @@ def main() -> None:
 
 def _row(found: dict[str, list[Drain]], ratio: float) -> str:
     def median(name: str, what: str) -> float:
-        return statistics.median(getattr(drain, what) for drain in found[name])
+        numbers: list[float] = [getattr(drain, what) for drain in found[name]]
+        return statistics.median(numbers)
 
     numbers = (
         f"{median(OURS, 'rate'):,.0f}",

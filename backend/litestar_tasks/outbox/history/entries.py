@@ -31,8 +31,8 @@ _ARGUMENT: Final = 10_000
 _RESULT: Final = 1_000
 _LINE: Final = 500
 _TRACEBACK: Final = 10_000
-_LONGEST: Final = 1_000
-"""Characters of a tag, a correlation id and the like."""
+_LONGEST: Final = 600
+"""Characters of a tag, a correlation id and the like: as many as an index of Postgres takes, whichever they are."""
 _MARGIN: Final = 1_024
 _DEEPEST: Final = 32
 _PLAIN: Final = frozenset({int, float, bool, type(None)})

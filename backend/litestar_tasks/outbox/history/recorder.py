@@ -171,19 +171,17 @@ class Recorder:
         with suppress(TimeoutError):
             async with asyncio.timeout(0 if self._closing else seconds):
                 await self._stir.wait()
-        self._stir.clear()
 
     async def _rest(self, seconds: float) -> None:
-        """Leave the time to jobs, while there are any, as long as what is still to be written can wait."""
+        """Leave the time to jobs, as long as there are any, and what is still to be written can wait."""
         until = time.monotonic() + seconds
         while self._heard and not self._closing and self._waiting < self._buffer * _FULL:
+            await self._make()
             now = time.monotonic()
             oldest = next((made for made, _ in self._made.values()), now)
-            left = min(until, oldest + _HELD) - now
-            if left <= 0:
+            if (left := min(until, oldest + _HELD) - now) <= 0:
                 return
-            await self._stirred(left)
-            await self._make()
+            await self._stirred(min(left, _EVERY))
 
     async def _write(self) -> None:
         """Write the first of what waits."""
@@ -202,6 +200,7 @@ class Recorder:
 
     async def _make(self) -> None:
         """Make rows of what was heard. This is done while they have to wait, too: rows are bounded, jobs are not."""
+        self._stir.clear()
         count, now = 0, time.monotonic()
         while self._heard:
             key = next(iter(self._heard))
