@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from saq.job import Job
 
 __all__ = (
+    "ABORTED_WITH_OTHERS",
     "BOUNDS",
     "ENDED",
+    "PURGED",
     "STATES",
     "WAITING",
     "BulkAction",
@@ -39,6 +41,10 @@ that never ran: nobody could read them, or no worker knew their task. Both are l
 WAITING: Final[tuple[JobState, ...]] = ("queued", "scheduled", "retrying")
 ENDED: Final[tuple[JobState, ...]] = ("complete", "failed", "aborted", "quarantined")
 STATES: Final[tuple[JobState, ...]] = (*WAITING, "active", *ENDED)
+
+ABORTED_WITH_OTHERS: Final = "aborted with others by an operator"
+PURGED: Final = "purged by an operator"
+"""What is said of a job that was. Its record is gone, so only who listens hears it."""
 
 BulkAction: TypeAlias = Literal["retry", "abort", "delete"]
 """``retry`` gives jobs that have ended a new life, and starts retrying ones now; ``abort`` ends those that wait or run;

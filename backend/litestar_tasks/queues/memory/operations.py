@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
@@ -15,7 +15,9 @@ from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.locks import lock_anew
 from litestar_tasks.queues.memory import order
 from litestar_tasks.queues.operations import (
+    ABORTED_WITH_OTHERS,
     ENDED,
+    PURGED,
     STATES,
     BulkAction,
     BulkStep,
@@ -28,6 +30,7 @@ from litestar_tasks.queues.operations import (
 )
 
 if TYPE_CHECKING:
+    from litestar_tasks.queues.base import Listener
     from litestar_tasks.queues.memory.order import Rank
     from litestar_tasks.queues.memory.state import State
 
@@ -38,6 +41,10 @@ _READ: Final = 500
 
 class _Queue(Protocol):
     """What is needed of the queue."""
+
+    listeners: tuple[Listener, ...]
+
+    def tell_ended(self, jobs: Iterable[Job], error: str) -> None: ...
 
     def serialize(self, job: Job) -> bytes | str: ...
 
@@ -98,7 +105,7 @@ class MemoryOperations(Operations):
                 case "delete":
                     done += await self.delete(job.key)
                 case "abort":
-                    done += await self._queue.cancel(job.key, "aborted with others by an operator")
+                    done += await self._queue.cancel(job.key, ABORTED_WITH_OTHERS)
         following = None if walk.place is None else cursors.write(which, [horizon, *walk.place])
         return BulkStep(done, walk.read - done, following)
 
@@ -137,6 +144,9 @@ class MemoryOperations(Operations):
         """See ``Operations.purge``."""
         state = self._state
         keys = [*state.queued.take(len(state.queued)), *state.scheduled.take(len(state.scheduled))]
+        if self._queue.listeners:
+            jobs = (self._queue.deserialize(state.records.get(key)) for key in keys)
+            self._queue.tell_ended((job for job in jobs if job is not None), PURGED)
         for key in keys:
             state.leave(key)
             state.forget(key)

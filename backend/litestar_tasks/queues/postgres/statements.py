@@ -154,10 +154,10 @@ NOTIFY: Final = "SELECT pg_notify(channel, payload) FROM unnest(%s::text[], %s::
 
 STATE: Final = """status, (extract(epoch FROM started) * 1000)::bigint, worker,
     extract(epoch FROM scheduled)::float8"""
-_ROW: Final = f"key, job, {STATE}"
+ROW: Final = f"key, job, {STATE}"
 
 READ: Final = f"""
-SELECT {_ROW} FROM {JOBS} WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[]) AND {_KEPT}
+SELECT {ROW} FROM {JOBS} WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[]) AND {_KEPT}
 """
 
 CANCEL: Final = f"""
@@ -507,13 +507,13 @@ DELETE FROM {JOBS} WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[]) AND 
 RETURNING key
 """
 
+# With a condition that names one of the two indexes of waiting jobs, and what to answer of each job.
 PURGE: Final = f"""
 DELETE FROM {JOBS} WHERE queue = %(queue)s AND key IN (
     SELECT key FROM {JOBS} WHERE queue = %(queue)s AND status = 'queued' AND {{}} AND position <= %(horizon)s
     LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-) RETURNING key
+) RETURNING {{}}
 """
-"""With a condition that names one of the two indexes of waiting jobs."""
 
 PAUSE: Final = """
 INSERT INTO litestar_tasks_queues (queue, paused, paused_by) VALUES (%(queue)s, now(), %(by)s)

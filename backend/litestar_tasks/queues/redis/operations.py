@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -19,7 +20,9 @@ from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.operations import (
+    ABORTED_WITH_OTHERS,
     ENDED,
+    PURGED,
     STATES,
     BulkAction,
     BulkStep,
@@ -37,8 +40,7 @@ from litestar_tasks.queues.redis.producer import max_losses_of, terms_of
 from litestar_tasks.queues.redis.reasons import reason_of
 
 if TYPE_CHECKING:
-    from saq.queue.base import Queue
-
+    from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.queues.redis.connection import Endpoint, Link
     from litestar_tasks.queues.redis.layout import Layout
     from litestar_tasks.queues.retention import Limits
@@ -56,6 +58,8 @@ _TALLY: Final = Script("tally")
 
 _READ: Final = 500
 """Records that are read for one page at the most, however few of them match."""
+_ENDED_AT_ONCE: Final = 1
+"""What ``abort`` answers for a job that waited."""
 _CHANGED: Final = 50
 """Records that one call writes anew at the most: their digests are made while the server answers nobody else."""
 _READ_AT_ONCE: Final = 15
@@ -78,7 +82,7 @@ class RedisOperations(Operations):
         limits: What is kept of jobs that have ended.
     """
 
-    def __init__(self, queue: Queue, label: str, endpoint: Endpoint, layout: Layout, limits: Limits) -> None:
+    def __init__(self, queue: TaskQueue, label: str, endpoint: Endpoint, layout: Layout, limits: Limits) -> None:
         self._queue = queue
         self._label = label
         self._layout = layout
@@ -141,8 +145,11 @@ class RedisOperations(Operations):
         pairs = [value for one, _ in found for value in (one.job_id, one.state)]
         if action == "delete":
             return sum(await self._run(_DELETE, which.state, *pairs))
-        reason = records.to_json("aborted with others by an operator")
+        reason = records.to_json(ABORTED_WITH_OTHERS)
         answer = await self._run(_ABORT, reason, self._limits.failed_ttl, self._limits.others, *pairs)
+        if self._queue.listeners:
+            waited = (job for (_, job), how in zip(found, answer, strict=True) if how == _ENDED_AT_ONCE)
+            self._queue.tell_ended(waited, ABORTED_WITH_OTHERS)
         return sum(map(bool, answer))
 
     async def rerun(self, key: str) -> bool:
@@ -184,12 +191,23 @@ class RedisOperations(Operations):
         # Beside the jobs, lists hold ids of those that were aborted; and while jobs come, there is no end to wait for.
         enough = 4 * waiting + 100 * LIMIT
         total = seen = 0
+        telling = bool(self._queue.listeners)
+        limit = _CHANGED if telling else LIMIT
         while seen < enough:
-            removed, looked = await self._run(_PURGE, LIMIT)
+            removed, looked, documents = await self._run(_PURGE, limit, "1" if telling else "")
             total, seen = total + removed, seen + looked
             if not looked:
                 break
+            if telling:
+                self._queue.tell_ended(self._readable(documents), PURGED)
+                # No more than about two MB travel at once.
+                limit = min(LIMIT, 2 * limit) if 2 * sum(map(len, filter(None, documents))) < BYTES else _CHANGED
         return total
+
+    def _readable(self, documents: Sequence[bytes | None]) -> Iterator[Job]:
+        for document in filter(None, documents):
+            with suppress(records.UndecodableError):
+                yield records.restore(Job, self._queue, document)
 
     # Pausing
 
