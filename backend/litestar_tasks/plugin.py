@@ -123,7 +123,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         if self._config.dashboard is not None:
             from litestar_tasks.dashboard import dashboard_handlers
 
-            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard, self._config.registry))
+            history = self.get_history if self._history is not None else None
+            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard, self._config.registry, history))
         return app_config
 
     def on_cli_init(self, cli: Group) -> None:
@@ -344,7 +345,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             from litestar_tasks.dashboard import announce, describe
 
             announce(self._config.dashboard, app)
-            describe(self._config.dashboard, app)
+            describe(self._config.dashboard, app, history=self._history is not None)
         async with self._attached():
             yield
 

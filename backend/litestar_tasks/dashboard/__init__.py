@@ -11,8 +11,10 @@ One route serves everything under ``DashboardConfig.path``, so that one list of 
                             a module for each noun: its pages, and what can be done there
     search, job_view, tracebacks, forms, charts, history
                             parts of those pages
+    archive, recorded, recorded_search, recorded_view
+                            jobs that the app's history holds, where it has one: asked for, shown, run again
     api, api_types, openapi the same as JSON
-    answers                 pages from templates, files, redirects
+    answers, explained      pages from templates, files, redirects; errors with more to say than their status
 """
 
 from __future__ import annotations

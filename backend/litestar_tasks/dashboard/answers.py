@@ -64,6 +64,7 @@ def page(name: str, visit: Visit, *, status_code: int = 200, live: bool, **value
             brand=brand(visit.request.app),
             place=visit.place,
             may_act=visit.may_act,
+            has_history=visit.has_history,
             every=interval(len(visit.queues)) if live else 0,
             flash=_flash(visit.param("done")),
             section=name,
@@ -74,7 +75,17 @@ def page(name: str, visit: Visit, *, status_code: int = 200, live: bool, **value
     return Response(content, status_code=status_code, media_type="text/html")
 
 
-def error(app: Litestar, place: Place, *, status_code: int, title: str, detail: str, hint: str) -> Response[str]:
+def error(
+    app: Litestar,
+    place: Place,
+    *,
+    status_code: int,
+    title: str,
+    detail: str,
+    hint: str,
+    link: tuple[str, str] | None,
+    has_history: bool,
+) -> Response[str]:
     """A page that says what is wrong, and what to do."""
     content = (
         _templates()
@@ -83,6 +94,7 @@ def error(app: Litestar, place: Place, *, status_code: int, title: str, detail: 
             brand=brand(app),
             place=place,
             may_act=True,
+            has_history=has_history,
             every=5 if status_code >= 500 else 0,
             flash="",
             section="error",
@@ -90,6 +102,7 @@ def error(app: Litestar, place: Place, *, status_code: int, title: str, detail: 
             title=title,
             detail=detail,
             hint=hint,
+            link=link,
         )
     )
     return Response(content, status_code=status_code, media_type="text/html")

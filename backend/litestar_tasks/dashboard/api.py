@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from litestar.exceptions import HTTPException, ValidationException
 
-from litestar_tasks.dashboard import actions, answers, job, schedules, stats, tasks
+from litestar_tasks.dashboard import actions, answers, job, recorded, schedules, stats, tasks
 from litestar_tasks.dashboard.api_types import (
     BulkBody,
     BulkResult,
@@ -23,12 +23,15 @@ from litestar_tasks.dashboard.api_types import (
     Key,
     NewScheduleBody,
     QueueView,
+    RecordedJobs,
+    RerunBody,
     ScheduleBody,
     Stats,
     TaskDetail,
 )
 from litestar_tasks.dashboard.asking import asking
 from litestar_tasks.dashboard.jobs import act_on_all, act_on_some, allowed
+from litestar_tasks.dashboard.recorded_search import find_recorded, read_recorded_search
 from litestar_tasks.dashboard.search import find, read_search
 from litestar_tasks.dashboard.stats import SPANS
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
@@ -37,6 +40,7 @@ from litestar_tasks.dashboard.workers import processes
 from litestar_tasks.exceptions import ConfigurationError, InvalidScheduleError, PayloadError
 
 if TYPE_CHECKING:
+    from litestar_tasks.job import JobHandle
     from litestar_tasks.task import AnyTask
 
 __all__ = ("ROUTES",)
@@ -64,10 +68,7 @@ async def _queue_action(visit: Visit, label: str, action: str) -> Answer:
 
 async def _jobs(visit: Visit) -> Answer:
     search = read_search(visit.request.query_params)
-    limit = visit.param("limit", "50")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 500:
-        raise ValidationException(f"limit is {limit!r}; give a whole number from 1 to 500.")
-    listing = await find(visit, search, cursor=visit.param("cursor"), limit=int(limit))
+    listing = await find(visit, search, cursor=visit.param("cursor"), limit=_limit(visit))
     return answers.json(Jobs(jobs=listing.rows, cursor=listing.cursor))
 
 
@@ -103,8 +104,7 @@ async def _copy(visit: Visit, label: str, key: str) -> Answer:
     body = await _body(visit, CopyBody)
     with _refusing(visit):
         handle = await job.copy(visit, visit.queue(label), key, body.kwargs)
-    own = handle.id.removeprefix(visit.queue(label).job_id(""))
-    return answers.json(Key(key=own, queue=label, id=handle.id), status_code=201)
+    return answers.json(_enqueued(visit, handle), status_code=201)
 
 
 async def _tasks(visit: Visit) -> Answer:
@@ -136,9 +136,7 @@ async def _enqueue(visit: Visit, name: str) -> Answer:
         if isinstance(options.get("run_at"), str):
             options["run_at"] = datetime.fromisoformat(options["run_at"])
         handle = await tasks.enqueue(visit, task, body.kwargs, options)
-    label = task.option("queue", options)
-    key = handle.id.removeprefix(visit.queue(label).job_id(""))
-    return answers.json(Key(key=key, queue=label, id=handle.id, deduplicated=handle.deduplicated), status_code=201)
+    return answers.json(_enqueued(visit, handle), status_code=201)
 
 
 async def _schedules(visit: Visit) -> Answer:
@@ -175,10 +173,8 @@ async def _remove_schedule(visit: Visit, id: str) -> Answer:
 
 async def _run_schedule(visit: Visit, id: str) -> Answer:
     job_id = await schedules.run(visit, id)
-    for label, queue in visit.queues.items():
-        if job_id.startswith(prefix := queue.job_id("")):
-            return answers.json(Key(key=job_id.removeprefix(prefix), queue=label, id=job_id), status_code=201)
-    return answers.json(Key(key="", id=job_id), status_code=201)
+    label, key = visit.locate(job_id) or ("", "")
+    return answers.json(Key(key=key, queue=label, id=job_id), status_code=201)
 
 
 async def _stats(visit: Visit) -> Answer:
@@ -189,6 +185,27 @@ async def _stats(visit: Visit) -> Answer:
     past = await visit.watch.past(queues, span, whole=True)
     slices = [one for found in past.values() for one in found.slices]
     return answers.json({"stats": [_bucket_view(bucket) for bucket in stats.buckets(slices, span, task=task)]})
+
+
+async def _recorded_jobs(visit: Visit) -> Answer:
+    search = read_recorded_search(visit.request.query_params)
+    listing = await find_recorded(visit, search, cursor=visit.param("cursor"), limit=_limit(visit))
+    return answers.json(RecordedJobs(jobs=listing.rows, cursor=listing.cursor))
+
+
+async def _recorded_job(visit: Visit, key: str) -> Answer:
+    return answers.json({"job": recorded.view(visit, await recorded.life(visit, key))})
+
+
+async def _rerun(visit: Visit, key: str) -> Answer:
+    body = await _body(visit, RerunBody)
+    with _refusing(visit):
+        handle = await recorded.rerun(visit, await recorded.life(visit, key), body.kwargs)
+    return answers.json(_enqueued(visit, handle), status_code=201)
+
+
+async def _gaps(visit: Visit) -> Answer:
+    return answers.json({"gaps": await recorded.gaps(visit)})
 
 
 async def _workers(visit: Visit) -> Answer:
@@ -247,6 +264,18 @@ def _bucket_view(bucket: stats.Bucket) -> Stats:
     )
 
 
+def _enqueued(visit: Visit, handle: JobHandle[Any]) -> Key:
+    label, key = visit.locate(handle.id) or ("", "")
+    return Key(key=key, queue=label, id=handle.id, deduplicated=handle.deduplicated)
+
+
+def _limit(visit: Visit) -> int:
+    text = visit.param("limit", "50")
+    if not text.isdecimal() or not 1 <= int(text) <= 500:
+        raise ValidationException(f"limit is {text!r}; give a whole number from 1 to 500.")
+    return int(text)
+
+
 def _schema(task: AnyTask) -> dict[str, Any]:
     return task.payload.schema()
 
@@ -301,5 +330,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     route("DELETE", "/api/schedules/{id}", _remove_schedule),
     route("GET", "/api/stats", _stats),
     route("GET", "/api/workers", _workers),
+    route("GET", "/api/history/jobs", _recorded_jobs),
+    route("GET", "/api/history/gaps", _gaps),
+    route("POST", "/api/history/jobs/{key}/rerun", _rerun),
+    route("GET", "/api/history/jobs/{key}", _recorded_job),
     route("GET", "/health", _health),
 )

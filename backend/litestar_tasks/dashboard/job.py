@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from litestar_tasks.dashboard import actions, answers
+from litestar.exceptions import NotFoundException
+
+from litestar_tasks.dashboard import actions, answers, recorded
 from litestar_tasks.dashboard.asking import asking, find_job
 from litestar_tasks.dashboard.forms import fields_of, read_fields, secret_arguments
 from litestar_tasks.dashboard.job_view import JobView, job_view
@@ -71,17 +73,17 @@ def links(visit: Visit, ids: list[str]) -> list[tuple[str, str]]:
     """Where jobs are found: their ids, each with its address, or "" for one of elsewhere."""
     found: list[tuple[str, str]] = []
     for one in ids:
-        address = ""
-        for label, queue in visit.queues.items():
-            if (prefix := queue.job_id("")) and one.startswith(prefix):
-                address = visit.place.link("queues", label, "jobs", one.removeprefix(prefix))
-        found.append((one, address))
+        place = visit.locate(one)
+        found.append((one, visit.place.link("queues", place[0], "jobs", place[1]) if place else ""))
     return found
 
 
 async def _page(visit: Visit, label: str, key: str) -> Answer:
     queue = visit.queue(label)
-    found = await view(visit, queue, key)
+    try:
+        found = await view(visit, queue, key)
+    except NotFoundException as error:
+        raise await recorded.gone(visit, key if visit.locate(key) else queue.job_id(key), error) from error
     task = visit.registry.find_task(found.function)
     return answers.page(
         "job",
@@ -90,6 +92,7 @@ async def _page(visit: Visit, label: str, key: str) -> Answer:
         task=task,
         parents=links(visit, [found.parent] if found.parent else []),
         children=links(visit, list(found.children)),
+        recorded_at=visit.place.link("history", "jobs", found.id) if visit.has_history else "",
         live=True,
     )
 

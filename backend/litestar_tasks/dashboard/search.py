@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from litestar_tasks.dashboard.visit import Visit
     from litestar_tasks.queues.base import TaskQueue
 
-__all__ = ("AGES", "CAP", "Found", "Listing", "Search", "count_matches", "find", "matches", "queues_of", "read_search")
+__all__ = ("AGES", "CAP", "Found", "Listing", "Search", "count_matches", "find", "matches", "queues_of", "read_moment",
+           "read_search")
 
 CAP: Final = 1_000
 """So many matches are counted where records have to be read for it."""
@@ -58,8 +59,8 @@ class Search:
     @property
     def moments(self) -> tuple[datetime | None, datetime | None]:
         """The span that is meant."""
-        since = datetime.now(UTC) - AGES[self.since] if self.since in AGES else _moment(self.since, "since")
-        return since, _moment(self.until, "until")
+        since = datetime.now(UTC) - AGES[self.since] if self.since in AGES else read_moment(self.since, "since")
+        return since, read_moment(self.until, "until")
 
     @property
     def narrowed(self) -> bool:
@@ -272,7 +273,12 @@ def _rank(job: Job, search: Search) -> float:
     return moments.get(search.state, job.completed)
 
 
-def _moment(text: str, name: str) -> datetime | None:
+def read_moment(text: str, name: str) -> datetime | None:
+    """A moment that somebody typed, in UTC unless it says otherwise; None for nothing.
+
+    Raises:
+        ValidationException: It is none.
+    """
     if not text:
         return None
     try:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from litestar.exceptions import NotFoundException
 from litestar.response import Response
 
+from litestar_tasks.dashboard.archive import Archive
 from litestar_tasks.dashboard.redaction import Redactor
 from litestar_tasks.dashboard.watch import Watch
 
@@ -34,6 +35,8 @@ class Dashboard:
     config: DashboardConfig
     registry: Registry
     redactor: Redactor
+    archive: Archive | None = None
+    """The app's history, where it has one."""
     watch: Watch = field(default_factory=Watch)
 
 
@@ -63,6 +66,22 @@ class Visit:
         """How the queues fare."""
         return self.dashboard.watch
 
+    @property
+    def archive(self) -> Archive:
+        """The app's history.
+
+        Raises:
+            NotFoundException: It has none.
+        """
+        if self.dashboard.archive is None:
+            raise NotFoundException("The app has no history; give it one: TasksConfig(history=HistoryConfig()).")
+        return self.dashboard.archive
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the app has a history."""
+        return self.dashboard.archive is not None
+
     def param(self, name: str, default: str = "") -> str:
         """A parameter of the address, without white space around it."""
         value = self.request.query_params.get(name, default)
@@ -77,6 +96,13 @@ class Visit:
         if label in self.queues:
             return self.queues[label]
         raise NotFoundException(f"There is no queue {label!r}. There are: {', '.join(self.queues) or 'none'}.")
+
+    def locate(self, id: str) -> tuple[str, str] | None:
+        """The queue and the key of a job, by its id; None for one of elsewhere."""
+        for label, queue in self.queues.items():
+            if (prefix := queue.job_id("")) and id.startswith(prefix):
+                return label, id.removeprefix(prefix)
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,8 +122,11 @@ def _arguments(kwargs: Mapping[str, Any] | None) -> tuple[str, str | None]:
 def _summary(result: Any) -> str | None:
     if result is None:
         return None
-    text = to_json(_Masking(_RESULT).value(result)).decode()
-    return text if len(text) <= 2 * _RESULT else f"{text[: 2 * _RESULT]}…"
+    # What is cut has to stay JSON, or nobody could tell names from values in it.
+    limit = _RESULT
+    while len(text := to_json(_Masking(limit).value(result)).decode()) > 2 * _RESULT and limit:
+        limit //= 2
+    return text
 
 
 class _Masking:
