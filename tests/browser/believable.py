@@ -249,7 +249,8 @@ async def fill_history(engine: AsyncEngine, tables: tuple[Table, Table], *queues
     rows = HistoryRows(engine, *tables)
     for queue in queues:
         for state in ENDED:
-            ended = [entry(job, queue.label, job.id, "ended") for job in (await queue.page(JobFilter(state=state))).jobs]
+            page = await queue.page(JobFilter(state=state))
+            ended = [entry(job, queue.label, job.id, "ended") for job in page.jobs]
             await rows.write(ended)
             for week in range(1, 5):
                 await rows.write([earlier(one, week) for one in ended])

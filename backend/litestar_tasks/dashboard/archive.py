@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import traceback
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
@@ -97,6 +96,7 @@ class Archive:
     def _say(self, error: Exception) -> None:
         """Log an outage once, however often the page of somebody asks again."""
         if not self._away:
-            text = masked_text("".join(traceback.format_exception_only(error))).strip()
-            logger.warning("the history's database does not answer: %s", text)
+            from litestar_tasks.outbox.database import reason_of  # loaded already where there is a history
+
+            logger.warning("the history's database does not answer: %s", masked_text(reason_of(error)))
         self._away = True

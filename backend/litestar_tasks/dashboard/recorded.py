@@ -182,8 +182,11 @@ async def _rerun(visit: Visit, key: str) -> Answer:
     form = await visit.request.form()
     given = {name.removeprefix("arg."): str(value) for name, value in form.items() if name.startswith("arg.")}
     try:
-        wanted = _edited(visit, task, job, given) if "edited" in form else job
-        handle = await rerun(visit, wanted, {})
+        if "edited" in form:  # what was typed takes the place of all arguments
+            arguments = _typed(visit, task, job, given)
+            handle = await rerun(visit, replace(job, arguments={}, withheld=()), arguments)
+        else:
+            handle = await rerun(visit, job, {})
     except PayloadError as error:
         fields = fields_of(
             task, visit.redactor, stored=_kept(job), given=given if "edited" in form else None, error=error,
@@ -196,16 +199,16 @@ async def _rerun(visit: Visit, key: str) -> Answer:
     )
 
 
-def _edited(visit: Visit, task: AnyTask, job: HistoryJob, given: Mapping[str, str]) -> HistoryJob:
-    """A recorded job with the arguments that were typed in place of all of its own.
+def _typed(visit: Visit, task: AnyTask, job: HistoryJob, given: Mapping[str, str]) -> Mapping[str, Any]:
+    """The arguments that were typed.
 
     Raises:
         PayloadError: One is missing that the history does not hold, or a text is no JSON where that is asked for.
     """
     for name in job.withheld:
         if name in given and not given[name]:
-            raise PayloadError(task.name, "is not held by the history, as it was secret or too long; give it", path=name)
-    return replace(job, arguments=read_fields(task, given, visit.redactor, stored=_kept(job)), withheld=())
+            raise PayloadError(task.name, "was secret or too long for the history, so give it again", path=name)
+    return read_fields(task, given, visit.redactor, stored=_kept(job))
 
 
 def _show_form(visit: Visit, job: HistoryJob, fields: Sequence[Field], *, error: str = "") -> Answer:

@@ -88,10 +88,7 @@ def read_recorded_search(values: Mapping[str, Any]) -> RecordedSearch:
     """A search from the parameters of an address, as they were typed."""
     names = {"text": "q"}
     return RecordedSearch(
-        **{
-            name: str(values.get(names.get(name, name)) or "").strip()
-            for name in RecordedSearch.__dataclass_fields__
-        }
+        **{name: str(values.get(names.get(name, name)) or "").strip() for name in RecordedSearch.__dataclass_fields__}
     )
 
 

@@ -25,8 +25,19 @@ if TYPE_CHECKING:
     from litestar_tasks.dashboard.visit import Visit
     from litestar_tasks.queues.base import TaskQueue
 
-__all__ = ("AGES", "CAP", "Found", "Listing", "Search", "count_matches", "find", "matches", "queues_of", "read_moment",
-           "read_search")
+__all__ = (
+    "AGES",
+    "CAP",
+    "Found",
+    "Listing",
+    "Search",
+    "count_matches",
+    "find",
+    "matches",
+    "queues_of",
+    "read_moment",
+    "read_search",
+)
 
 CAP: Final = 1_000
 """So many matches are counted where records have to be read for it."""

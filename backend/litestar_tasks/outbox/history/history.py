@@ -289,7 +289,7 @@ class JobHistory:
         raise JobNotFoundError(id)
 
     async def lives(self, id: str, *, limit: int = 20) -> list[HistoryJob]:
-        """The lives of a job, by its id, the last first: one for each time that it was enqueued under that key or re-run.
+        """The lives of a job, by its id, the last first: one for each enqueue under its key, and for each re-run.
 
         Args:
             id: The job's id.
@@ -332,9 +332,7 @@ class JobHistory:
         spec = task.stored_spec(payload, {"priority": past.priority, "tag": past.tag})
         spec.meta = {**spec.meta, PARENT: id}
         submission = await queue.submit(spec)
-        return JobHandle(
-            queue, submission.job.key, decode=task.result.decode, deduplicated=submission.deduplicated
-        )
+        return JobHandle(queue, submission.job.key, decode=task.result.decode, deduplicated=submission.deduplicated)
 
     async def gaps(self, *, limit: int = 100) -> list[HistoryGap]:
         """What could not be recorded, the last first.
