@@ -197,7 +197,8 @@ def make(url: str, broker: str, **options: Any) -> App:
         create_all=options.pop("create_all", True),
         engine_config=EngineConfig() if ":memory:" in url else EngineConfig(pool_size=5),
     )
-    options = {"registry": registry, "in_process_worker": True, "dashboard": None, **options}
+    keys = ["A" * 43 + "="]
+    options = {"registry": registry, "in_process_worker": True, "dashboard": None, "secret_keys": keys, **options}
     routes = options.pop("routes", [])
     plugin = TasksPlugin(TasksConfig(broker_url=broker, history=settings, **options))
     app = Litestar(routes, plugins=[plugin, SQLAlchemyPlugin(config)], logging_config=None)
@@ -661,16 +662,17 @@ async def test_a_rerun_is_checked_against_todays_task(start: Start) -> None:
 
 
 async def test_a_rerun_has_the_secrets_of_the_job_and_of_the_life_that_is_meant(start: Start) -> None:
-    keys = {"secret_keys": ["A" * 43 + "="]}
-    async with start(**keys) as app:
+    async with start() as app:
         ids: set[str] = set()
         for pin in ("1111", "2222"):
             job = await unlock.using(key="the-door").enqueue(pin=pin)
             ids.add(job.id)
             assert await job.result(timeout=30) == len(pin)
-            await app.recorded(job, "complete")
+            await app.history.flush()
             await app.plugin.get_queue("default").delete("the-door")
-        last, first = await app.history.lives(ids.pop())
+        (id,) = ids
+        await app.recorded(job, "complete")
+        last, first = await app.history.lives(id)
         assert last == await app.history.job(last.id)
         assert first.enqueued < last.enqueued
         assert "1111" not in str(first)

@@ -163,6 +163,7 @@ class _Masking:
             return self._hidden("…")
         if isinstance(value, str):
             return self._text(value)
+        self._left -= 2  # its brackets
         if isinstance(value, Mapping):
             found: dict[str, Any] = {}
             for name, item in cast("Mapping[str, Any]", value).items():
