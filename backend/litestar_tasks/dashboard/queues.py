@@ -43,10 +43,12 @@ async def _page(visit: Visit, label: str) -> Answer:
         finished=charts.columns(buckets),
         waited=charts.lines(buckets, Tally.waiting),
         ran=charts.lines(buckets, Tally.running),
-        lists=[("Running", "active", running), ("Claimed next", "queued", waiting), ("Failed last", "failed", ended),
-               ("Complete last", "complete", done)],
+        columns=[
+            [("Running", "active", running), ("Complete last", "complete", done)],
+            [("Claimed next", "queued", waiting), ("Failed last", "failed", ended)],
+        ],
         live=True,
-    )  # fmt: skip
+    )
 
 
 async def _pause(visit: Visit, label: str) -> Answer:
