@@ -6,8 +6,9 @@ import asyncio
 import multiprocessing
 import statistics
 import time
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
 
 from litestar import Litestar
@@ -21,8 +22,10 @@ from litestar_tasks.queues.postgres.migrations import migrate
 from litestar_tasks.queues.schedule_book import QueueSchedules
 from tests.servers import PostgresServer
 
-STARTS = 5
+STARTS = 3
 """How often a page is the first one that a process is asked for."""
+SETTLED = 1.0
+"""Seconds between a start and that: in the first moments a process compiles its templates."""
 TIMES = 20
 """How often it is asked for again."""
 DAY = 24 * 60
@@ -46,12 +49,23 @@ PAGES = {
 }
 
 
+class Took(NamedTuple):
+    """What a page took, in milliseconds."""
+
+    wall: float
+    cpu: float
+    """Of the web process alone."""
+    reading: bool
+    """Whether it says that there is more to be read."""
+
+
 def main() -> None:
     """Fill a server, ask for every page, and print the medians and the worst: for Redis, then for Postgres."""
     print(
-        f"Milliseconds, median and worst, with {filling.JOBS:,} jobs in each status and {len(TASKS)} tasks with a\n"
-        f"schedule each, which ran in every minute of the day: the first page of a new process, {STARTS} times; those\n"
-        f"that follow until the day has been read; then each page {TIMES} times, asked of the broker anew."
+        f"Milliseconds of server time, median and worst, with {filling.JOBS:,} jobs in each status and {len(TASKS)}\n"
+        f"tasks with a schedule each, all of which ran in every minute of the day. First: the first page of a new\n"
+        f"process, {STARTS} times. Meanwhile: the same page while the day is still being read. Again: {TIMES} times,\n"
+        "asked of the broker anew. CPU: that of the web process, median."
     )
     with server.run() as own:
         database = own.database(0)
@@ -69,50 +83,51 @@ def main() -> None:
 
 def _measure(url: str, key: str, version: str) -> None:
     asyncio.run(_busy_day(url))
-    print(f"\n{report.machine(version)}\n")
-    lines = []
+    print(f"\n{report.machine(version)}\n\n| page | first | CPU | meanwhile | again | CPU |\n|---|---|---|---|---|---|")
     # Each in a process of its own: what one has loaded, compiled or remembered helps no other.
     with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
         again = pool.apply(_again, (url, key))
         for name, path in PAGES.items():
             starts = [pool.apply(_first, (url, path.format(key=key))) for _ in range(STARTS)]
-            cells = [[first for first, _ in starts], [late for _, rest in starts for late in rest], again[name]]
-            lines.append([name, *(f"{statistics.median(one):.0f} / {max(one):.0f}" if one else "–" for one in cells)])
-    print(report.table(["page", "the first one", "while the day is read", "again"], lines))
+            first, rest = [one[0] for one in starts], [more for one in starts for more in one[1:]]
+            cells = (*_cells(first), _cells(rest)[0] if rest else "–", *_cells(again[name]))
+            print(f"| {name} | {' | '.join(cells)} |", flush=True)
 
 
-def _first(url: str, path: str) -> tuple[float, list[float]]:
+def _cells(times: Sequence[Took]) -> tuple[str, str]:
+    walls = [one.wall for one in times]
+    return f"{statistics.median(walls):.0f} / {max(walls):.0f}", f"{statistics.median(one.cpu for one in times):.0f}"
+
+
+def _first(url: str, path: str) -> list[Took]:
     """How long a process takes for its first page, and for those that follow until it knows the day."""
 
-    async def run() -> tuple[float, list[float]]:
+    async def run() -> list[Took]:
         app = _app(url)
         async with app.lifespan():
-            took, text = await _get(app, path)
-            rest: list[float] = []
-            while "reading…" in text:
-                await asyncio.sleep(0.02)
-                more, text = await _get(app, path)
-                rest.append(more)
-            return took, rest
+            await asyncio.sleep(SETTLED)
+            found = [await _get(app, path)]
+            while found[-1].reading and len(found) < TIMES:
+                await asyncio.sleep(0.05)
+                found.append(await _get(app, path))
+            return found
 
     return asyncio.run(run())
 
 
-def _again(url: str, key: str) -> dict[str, list[float]]:
+def _again(url: str, key: str) -> dict[str, list[Took]]:
     """How long a process takes for pages that it has shown before."""
 
-    async def run() -> dict[str, list[float]]:
+    async def run() -> dict[str, list[Took]]:
         app = _app(url)
+        paths = {name: path.format(key=key) for name, path in PAGES.items()}
         async with app.lifespan():
-            for path in PAGES.values():
-                while "reading…" in (await _get(app, path.format(key=key)))[1]:
+            for path in paths.values():
+                while (await _get(app, path)).reading:  # noqa: ASYNC110  # only asking again tells
                     await asyncio.sleep(0.05)
             # Whoever looks again does so later than the second for which others are told the same.
             with patch.object(watch, "_FRESH", -1.0), patch.object(history, "_FRESH", -1.0):
-                return {
-                    name: [(await _get(app, path.format(key=key)))[0] for _ in range(TIMES)]
-                    for name, path in PAGES.items()
-                }
+                return {name: [await _get(app, path) for _ in range(TIMES)] for name, path in paths.items()}
 
     return asyncio.run(run())
 
@@ -120,8 +135,8 @@ def _again(url: str, key: str) -> dict[str, list[float]]:
 _tasks: set[asyncio.Task[None]] = set()
 
 
-async def _get(app: Litestar, path: str) -> tuple[float, str]:
-    """Milliseconds until the last byte of a page was sent, and its text. What the app does afterwards goes on."""
+async def _get(app: Litestar, path: str) -> Took:
+    """Ask for a page, until its last byte was sent. What the app does afterwards goes on."""
     path, _, query = f"/saq{path}".partition("?")
     body, sent = bytearray(), asyncio.get_running_loop().create_future()
 
@@ -133,7 +148,7 @@ async def _get(app: Litestar, path: str) -> tuple[float, str]:
             sent.set_exception(RuntimeError(f"{path} was answered with {message['status']}"))
         body.extend(message.get("body", b""))
         if message["type"] == "http.response.body" and not message.get("more_body") and not sent.done():
-            sent.set_result(time.perf_counter())
+            sent.set_result((time.perf_counter(), time.process_time()))
 
     scope: Any = {
         "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1", "method": "GET",
@@ -141,11 +156,12 @@ async def _get(app: Litestar, path: str) -> tuple[float, str]:
         "headers": [(b"host", b"localhost"), (b"accept", b"text/html")], "client": ("127.0.0.1", 4711),
         "server": ("localhost", 80),
     }  # fmt: skip
-    began = time.perf_counter()
+    wall, cpu = time.perf_counter(), time.process_time()
     task = asyncio.create_task(app(scope, receive, send))
     _tasks.add(task)
     task.add_done_callback(_tasks.discard)
-    return 1000 * (await sent - began), body.decode()
+    ended = await sent
+    return Took(1000 * (ended[0] - wall), 1000 * (ended[1] - cpu), "reading…" in body.decode())
 
 
 async def _busy_day(url: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import logging
 import re
 import time
@@ -126,6 +127,39 @@ async def test_jobs_of_all_queues_are_paged_by_their_moments_without_a_gap_or_a_
         assert moments == sorted(moments, reverse=True)
         assert {job["kwargs"] for job in seen} == {f'{{"to": "{number}"}}' for number in range(23)}
         assert len(seen) == 23
+
+
+@pytest.mark.parametrize("params", ["", "&order=oldest", "&q=mail", "&task=mail&since=1h"])
+async def test_pages_are_turned_back_as_they_were_turned(params: str) -> None:
+    async with running() as shop, shop.at() as client:
+        for number in range(120):
+            await shop.queues["emails" if number % 3 else "default"].enqueue("mail", to=f"{number}")
+        for queue in shop.queues.values():
+            await eventually(lambda queue=queue: _is_idle(queue))  # type: ignore[misc]  # mypy cannot infer the default
+        page = await client.get(f"/saq/jobs?state=complete{params}", headers=HTML)
+        assert turned(page, "prev") is None
+        seen = [rows_of(page)]
+        while (following := turned(page, "next")) is not None:
+            page = await client.get(following, headers=HTML)
+            seen.append(rows_of(page))
+        assert len(seen) > 2
+        assert len({row for rows in seen for row in rows}) == 120
+        for rows in seen[-2::-1]:
+            address = turned(page, "prev")
+            assert address is not None
+            page = await client.get(address, headers=HTML)
+            assert rows_of(page) == rows
+        assert turned(page, "prev") is None
+
+
+def turned(page: httpx.Response, where: str) -> str | None:
+    """Where the page before or the page behind is linked to."""
+    found = re.search(rf'rel="{where}" href="([^"]+)"', page.text)
+    return urljoin(str(page.url), html.unescape(found[1])) if found else None
+
+
+def rows_of(page: httpx.Response) -> list[str]:
+    return re.findall(r'<tr id="(job-[^"]+)"', page.text)
 
 
 async def _is_idle(queue: Any) -> bool:
