@@ -446,6 +446,9 @@ async def test_a_schedule_is_added_and_removed() -> None:
         assert (await client.post("/saq/schedules", data=form, headers=FORM)).status_code == 303
         assert (await client.post("/saq/schedules", data=form | {"cron": "x"}, headers=FORM)).status_code == 422
         await client.delete("/saq/api/schedules/more", headers=SCRIPT)
+        refused = await client.delete("/saq/api/schedules/report", headers=SCRIPT)
+        assert refused.status_code == 409
+        assert "declared in code" in refused.json()["detail"]
         ids = [one["id"] for one in (await client.get("/saq/api/schedules")).json()["schedules"]]
         assert ids == ["report", "form"]
 

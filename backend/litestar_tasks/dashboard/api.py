@@ -150,7 +150,7 @@ async def _schedule(visit: Visit, id: str) -> Answer:
 
 
 async def _schedule_action(visit: Visit, id: str, action: str) -> Answer:
-    await schedules.ACTIONS[action][0](visit, id)
+    await schedules.act(visit, id, action)
     return await _schedule(visit, id)
 
 
@@ -169,7 +169,7 @@ async def _add_schedule(visit: Visit) -> Answer:
 
 
 async def _remove_schedule(visit: Visit, id: str) -> Answer:
-    await schedules.remove(visit, id)
+    await schedules.act(visit, id, "remove")
     return answers.json({"removed": id})
 
 

@@ -89,7 +89,12 @@ class Sums:
         return [
             Minute(
                 datetime.fromtimestamp(minute * 60, UTC),
-                {task: TaskMinute(*one[:_WAITED], one[_WAITED:_RAN], one[_RAN:]) for task, one in tasks.items()},
+                {task: _in_columns(columns) for task, columns in tasks.items()},
             )
             for minute, tasks in sorted(self._columns.items())
         ]
+
+
+def _in_columns(columns: list[int]) -> TaskMinute:
+    complete, failed, aborted, retried = columns[:_WAITED]
+    return TaskMinute(complete, failed, aborted, retried, columns[_WAITED:_RAN], columns[_RAN:])
