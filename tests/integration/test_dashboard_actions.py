@@ -8,6 +8,7 @@ import logging
 import re
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin
@@ -16,12 +17,14 @@ import httpx
 import pytest
 from litestar.exceptions import PermissionDeniedException
 
-from litestar_tasks import ConfigurationError, DashboardConfig
+from litestar_tasks import ConfigurationError, DashboardConfig, TasksPlugin
 from litestar_tasks.dashboard import BasicAuth
 from litestar_tasks.dashboard.watch import interval
+from litestar_tasks.queues.postgres.migrations import migrate
 from litestar_tasks.queues.reports import WorkerReport
 from tests.integration.conftest import Server, eventually
 from tests.integration.shop import HTML, OWN_FORM, SCRIPT, SECRET, Running, running
+from tests.servers import PostgresServer, postgres_binaries
 
 FORM = OWN_FORM | HTML
 
@@ -524,22 +527,71 @@ async def test_workers_say_which_process_they_are_and_are_lost_when_they_fall_si
         assert "lost" in text_of(await client.get("/saq/workers", headers=HTML))
 
 
-async def test_an_open_page_costs_the_broker_few_commands(server: Server) -> None:
+PAGES = ("", "?range=day", "/jobs?state=queued", "/queues", "/queues/default", "/tasks", "/tasks/add", "/workers",
+         "/schedules", "/schedules/s1", "/queues/default/jobs/1")  # fmt: skip
+
+
+async def test_an_open_page_costs_redis_few_commands(server: Server) -> None:
     """Two people look at each page as often as it asks itself."""
     async with running(broker_url=server.url, worker=False) as shop, shop.at() as client:
-        for number in range(20):
-            await shop.job("add", key=f"{number}", end=False)
-        pages = ("", "?range=day", "/jobs?state=queued", "/queues", "/queues/default", "/tasks", "/tasks/add",
-                 "/workers", "/schedules", "/queues/default/jobs/1")  # fmt: skip
-        for page in pages:
-            # The first looks load scripts, and read what happened earlier, once for all.
-            while "reading…" in (first := await client.get(f"/saq{page}", headers=HTML)).text:
-                assert first.status_code == 200
+        await much(shop)
+        for page in PAGES:
+            await read_up(client, page)
             with server.client.monitor() as monitor:
-                for _ in range(2):
-                    assert (await client.get(f"/saq{page}", headers=HTML)).status_code == 200
+                await two_look(client, page)
                 server.client.echo("that was it")
                 sent = 0
                 while "that was it" not in (command := monitor.next_command())["command"]:
                     sent += command["client_type"] != "lua"
             assert sent < 20 * interval(len(shop.queues)), page
+
+
+@pytest.mark.skipif(postgres_binaries() is None, reason="Postgres is not installed")
+async def test_an_open_page_costs_postgres_few_statements() -> None:
+    """Two people look at each page as often as it asks itself."""
+    said = ("log_statement=all", "logging_collector=on", "log_directory=said", "log_filename=all")
+    server = PostgresServer(*(part for one in said for part in ("-c", one)))
+    log = server.folder / "data" / "said" / "all"
+    try:
+        migrate(server.url(), lambda _: None)
+        async with running(broker_url=server.url(), worker=False) as shop, shop.at() as client:
+            await much(shop)
+            total = 0
+            for number, page in enumerate(PAGES):
+                await read_up(client, page)
+                server.execute(f"SELECT 'from here {number}'")
+                await two_look(client, page)
+                server.execute(f"SELECT 'that was it {number}'")
+
+                async def written(last: str = f"that was it {number}") -> bool:
+                    return last in log.read_text("utf-8")
+
+                await eventually(written)
+                text = log.read_text("utf-8").partition(f"'from here {number}'")[2].partition(f"it {number}'")[0]
+                sent = len(re.findall(r"LOG:  (?:statement|execute)", text)) - 1
+                assert sent < 20 * interval(len(shop.queues)), page
+                total += sent
+            assert total, "the server says what it is asked"
+    finally:
+        server.close()
+
+
+async def much(shop: Running) -> None:
+    """Enough of everything for a page whose cost grows with it to be found out."""
+    for number in range(20):
+        await shop.job("add", key=f"{number}", end=False)
+    registry = shop.app.plugins.get(TasksPlugin).config.registry
+    for number in range(60):
+        await registry.add_schedule(f"s{number}", task="add", every=timedelta(hours=1))
+        await registry.run_schedule(f"s{number}")
+
+
+async def read_up(client: httpx.AsyncClient, page: str) -> None:
+    """The first looks load scripts, and read what happened earlier, once for all."""
+    while "reading…" in (first := await client.get(f"/saq{page}", headers=HTML)).text:
+        assert first.status_code == 200
+
+
+async def two_look(client: httpx.AsyncClient, page: str) -> None:
+    for _ in range(2):
+        assert (await client.get(f"/saq{page}", headers=HTML)).status_code == 200
