@@ -95,16 +95,11 @@ async def _job_action(visit: Visit, label: str, key: str, action: str) -> Answer
     return answers.json(Key(key=key, queue=label), status_code=202)
 
 
-async def _delete(visit: Visit, label: str, key: str) -> Answer:
-    return await _job_action(visit, label, key, "delete")
-
-
 async def _copy(visit: Visit, label: str, key: str) -> Answer:
     body = await _body(visit, CopyBody)
     with _refusing(visit):
         handle = await job.copy(visit, visit.queue(label), key, body.kwargs)
-    own = handle.id.removeprefix(visit.queue(label).job_id(""))
-    return answers.json(Key(key=own, queue=label, id=handle.id), status_code=201)
+    return answers.json(_key(visit, handle.id), status_code=201)
 
 
 async def _tasks(visit: Visit) -> Answer:
@@ -136,9 +131,7 @@ async def _enqueue(visit: Visit, name: str) -> Answer:
         if isinstance(options.get("run_at"), str):
             options["run_at"] = datetime.fromisoformat(options["run_at"])
         handle = await tasks.enqueue(visit, task, body.kwargs, options)
-    label = task.option("queue", options)
-    key = handle.id.removeprefix(visit.queue(label).job_id(""))
-    return answers.json(Key(key=key, queue=label, id=handle.id, deduplicated=handle.deduplicated), status_code=201)
+    return answers.json(_key(visit, handle.id, deduplicated=handle.deduplicated), status_code=201)
 
 
 async def _schedules(visit: Visit) -> Answer:
@@ -174,11 +167,7 @@ async def _remove_schedule(visit: Visit, id: str) -> Answer:
 
 
 async def _run_schedule(visit: Visit, id: str) -> Answer:
-    job_id = await schedules.run(visit, id)
-    for label, queue in visit.queues.items():
-        if job_id.startswith(prefix := queue.job_id("")):
-            return answers.json(Key(key=job_id.removeprefix(prefix), queue=label, id=job_id), status_code=201)
-    return answers.json(Key(key="", id=job_id), status_code=201)
+    return answers.json(_key(visit, await schedules.run(visit, id)), status_code=201)
 
 
 async def _stats(visit: Visit) -> Answer:
@@ -213,6 +202,11 @@ async def _state(visit: Visit, label: str) -> str:
     except HTTPException:
         return "broker unreachable"
     return "ok" if any(not worker.lost for worker in found) else "no workers"
+
+
+def _key(visit: Visit, id: str, *, deduplicated: bool = False) -> Key:
+    label, key = visit.locate(id) or ("", "")
+    return Key(key=key, queue=label, id=id, deduplicated=deduplicated)
 
 
 def _queue_view(visit: Visit, look: Look) -> QueueView:
@@ -285,7 +279,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *(route("POST", f"{_JOB}/{action}", partial(_job_action, action=action)) for action in ("retry", "abort")),
     route("POST", f"{_JOB}/copies", _copy),
     route("GET", _JOB, _job),
-    route("DELETE", _JOB, _delete),
+    route("DELETE", _JOB, partial(_job_action, action="delete")),
     route("GET", "/api/tasks", _tasks),
     route("GET", "/api/tasks/{name}", _task),
     route("POST", "/api/tasks/{name}/jobs", _enqueue),

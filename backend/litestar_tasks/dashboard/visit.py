@@ -11,6 +11,7 @@ from litestar.exceptions import NotFoundException
 from litestar.response import Response
 
 from litestar_tasks.dashboard.redaction import Redactor
+from litestar_tasks.dashboard.stats import SPANS
 from litestar_tasks.dashboard.watch import Watch
 
 if TYPE_CHECKING:
@@ -67,6 +68,19 @@ class Visit:
         """A parameter of the address, without white space around it."""
         value = self.request.query_params.get(name, default)
         return str(value).strip()
+
+    @property
+    def span(self) -> str:
+        """How far back the address looks: "hour" or "day"."""
+        asked = self.param("range")
+        return asked if asked in SPANS else "hour"
+
+    def locate(self, id: str) -> tuple[str, str] | None:
+        """The label of a job's queue and the job's key, by its id; None for one of elsewhere."""
+        for label, queue in self.queues.items():
+            if (prefix := queue.job_id("")) and id.startswith(prefix):
+                return label, id.removeprefix(prefix)
+        return None
 
     def queue(self, label: str) -> TaskQueue:
         """A queue by its label.
