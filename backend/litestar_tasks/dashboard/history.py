@@ -8,6 +8,7 @@ afterwards, bit by bit, and only in the first moments after a start is there any
 from __future__ import annotations
 
 import asyncio
+import operator
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,10 +36,11 @@ _BUDGET: Final = 0.01
 """Seconds that may go into reading while somebody waits; the rest is read behind their back."""
 _ROUND: Final = 2.0
 """Seconds that one round of reading on takes at the most."""
-_MOST: Final = 96
-"""Steps that are read at once at the most."""
+_MOST: Final = 8
+"""Steps that are read at once at the most: what lies before an idle hour may be a busy one."""
 _WORK: Final = 400
-"""Tasks in all steps that are read at once, roughly: between two such parts others have their turn."""
+"""Tasks in all minutes that are read at once, roughly; in quarters a fourth of it. Between two such parts others have
+their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +62,9 @@ class _Steps:
     """By their start, also those in which nothing ended."""
     read: dict[datetime, datetime] = field(default_factory=dict[datetime, datetime])
     """When each of them was."""
-    version: int = 0
     _at_once: int = 1
+    _busiest: int = 1
+    """Tasks of a step at the most, so far."""
 
     def due(self, start: datetime, now: datetime, *, anew: bool) -> bool:
         """Whether a step is unknown, or, where it matters ``anew``, may have changed since it was read."""
@@ -83,16 +86,32 @@ class _Steps:
         starts = [first + self.width * at for at in range((last - first) // self.width + 1)]
         for start in starts:
             self.slices[start], self.read[start] = slice_of(start, tasks.get(start, {})), now
-        self.version += 1
-        work = sum(map(len, tasks.values())) / len(starts)
-        self._at_once = min(_MOST, max(1, int(_WORK / (work or 1))))
+        self._busiest = max(self._busiest, *map(len, tasks.values()), 1)
+        enough = _WORK // (self._busiest * (1 if self.width == _MINUTE else 4))
+        self._at_once = max(1, min(_MOST, enough, 2 * self._at_once))
         return starts
 
     def forget(self, before: datetime) -> None:
         """Let go of what nobody asks for any more."""
         for start in [start for start in self.read if start < before]:
             del self.slices[start], self.read[start]
-            self.version += 1
+
+
+class _Sums:
+    """What slices add up to by task, group by group: reckoned anew only where a slice is another one than before."""
+
+    def __init__(self) -> None:
+        self._known: dict[datetime, tuple[list[Slice], Mapping[str, Tally]]] = {}
+
+    def of(self, groups: Mapping[datetime, list[Slice]]) -> Mapping[str, Tally]:
+        """All of it, by task."""
+        found: dict[datetime, tuple[list[Slice], Mapping[str, Tally]]] = {}
+        for key, slices in groups.items():
+            before = self._known.get(key)
+            same = before and len(before[0]) == len(slices) and all(map(operator.is_, before[0], slices))
+            found[key] = before if before and same else (slices, by_task(one.tasks for one in slices))
+        self._known = found
+        return by_task(tasks for _, tasks in found.values())
 
 
 _Step: TypeAlias = tuple[_Steps, datetime]
@@ -109,7 +128,7 @@ class History:
         self._refreshed = 0.0
         self._reading = asyncio.Lock()
         self._catching_up = False
-        self._older: tuple[int, Mapping[str, Tally]] = (0, {})
+        self._sums = _Sums()
 
     @property
     def behind(self) -> bool:
@@ -169,10 +188,12 @@ class History:
     async def tasks(self, queue: TaskQueue) -> Mapping[str, Tally]:
         """How each task fared in the last day."""
         await self.past(queue, "day")
-        if self._older[0] != self._quarters.version:
-            older = by_task(one.tasks for one in self._quarters.slices.values())
-            self._older = (self._quarters.version, older)
-        return by_task([self._older[1], *(one.tasks for one in self._minutes.slices.values())])
+        groups: dict[datetime, list[Slice]] = {}
+        for start, one in self._quarters.slices.items():
+            groups.setdefault(start.replace(hour=start.hour // 6 * 6, minute=0), []).append(one)
+        for start, one in self._minutes.slices.items():
+            groups.setdefault(_quarter_of(start), []).append(one)
+        return self._sums.of(groups)
 
     def _steps(self, span: str, now: datetime) -> list[_Step]:
         """What a span consists of, the latest first."""
