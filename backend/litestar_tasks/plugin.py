@@ -342,10 +342,12 @@ class TasksPlugin(InitPlugin, CLIPlugin):
     async def _running(self, app: Litestar) -> AsyncGenerator[None, None]:
         self.check(app)
         if self._serving and self._config.dashboard is not None:
-            from litestar_tasks.dashboard import announce, describe
+            from litestar_tasks.dashboard import announce, describe, prepare
 
             announce(self._config.dashboard, app)
             describe(self._config.dashboard, app, history=self._history is not None)
+            if self._config.dashboard.guards or app.debug:  # else nobody sees it
+                prepare()
         async with self._attached():
             yield
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import AsyncIterator, Callable, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -496,6 +497,35 @@ def test_without_javascript_it_works_too(browser: Browser, serve: Serve) -> None
         page.get_by_label("fail job-2").check()
         page.get_by_role("button", name="Delete", exact=True).click()
         expect(page.get_by_text("1 job was deleted.")).to_be_visible()
+
+
+def test_turn_the_pages_of_a_list_back_without_javascript(browser: Browser, serve: Serve) -> None:
+    url = serve(shop())
+    with httpx.Client() as client:
+        for number in range(101):
+            client.post(f"{url}/track/track", json={"key": f"job-{number:03}", "value": number}).raise_for_status()
+        deadline = time.monotonic() + 15
+        while client.get(f"{url}/saq/api/queues/default").json()["queue"]["counts"]["complete"] < 101:
+            assert time.monotonic() < deadline
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{url}/saq/jobs?state=complete&order=oldest")
+        rows = page.locator("table.jobs tbody tr")
+        expect(page.get_by_role("link", name="Previous page")).to_have_count(0)
+        pages = []
+        for wanted in (50, 50, 1):
+            expect(rows).to_have_count(wanted)
+            pages.append(page.locator("td.jobkey").all_inner_texts())
+            if wanted == 50:
+                with page.expect_navigation():
+                    page.get_by_role("link", name="Next page").click()
+        expect(page.get_by_role("link", name="Next page")).to_have_count(0)
+        for before in pages[1::-1]:
+            with page.expect_navigation():
+                page.get_by_role("link", name="Previous page").click()
+            expect(rows).to_have_count(50)
+            assert page.locator("td.jobkey").all_inner_texts() == before
+        expect(page.get_by_role("link", name="Previous page")).to_have_count(0)
 
 
 # ------------------------------------------------------------------------------------------------ for everybody

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urljoin
@@ -155,18 +156,26 @@ async def test_recorded_jobs_are_paged_without_a_gap_or_a_double(database: str) 
         assert len(seen) == len(set(seen)) == 13
 
 
-async def test_pages_of_recorded_jobs_follow_each_other(database: str) -> None:
+async def test_pages_of_recorded_jobs_are_turned_on_and_back(database: str) -> None:
     async with running(history=database) as shop, shop.at() as client:
         assert "Nothing is recorded yet." in text_of(await client.get("/saq/history", headers=HTML))
         for number in range(51):
             await shop.job("add", key=f"job-{number}")
         await shop.history.flush()
-        page = await client.get("/saq/history?task=add", headers=HTML)
-        (following,) = [link for link in Tags(page.text).links if "cursor=" in link]
-        last = await client.get(urljoin(str(page.url), following.replace("&amp;", "&")), headers=HTML)
+        first = await client.get("/saq/history?task=add", headers=HTML)
+        assert "First page" not in first.text
+        last = await client.get(link_of(first, "Next page"), headers=HTML)
         assert last.text.count('<tr id="life-') == 1
         assert "job-0" in last.text
-        assert "First page" in last.text
+        for back in ("Previous page", "First page"):
+            again = await client.get(link_of(last, back), headers=HTML)
+            assert re.findall('<tr id="([^"]+)"', again.text) == re.findall('<tr id="([^"]+)"', first.text)
+
+
+def link_of(page: httpx.Response, words: str) -> str:
+    """Where a link with these words leads."""
+    (found,) = re.findall(rf'href="([^"]*)"[^>]*>(?:<svg.*?</svg>)? ?{words}', page.text)
+    return urljoin(str(page.url), unescape(found))
 
 
 # ------------------------------------------------------------------------------------------------ one job

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from litestar_tasks.dashboard.places import Place
     from litestar_tasks.dashboard.visit import Visit
 
-__all__ = ("asset", "error", "json", "page", "redirect")
+__all__ = ("asset", "error", "json", "page", "prepare", "redirect")
 
 _PACKAGE: Final = "litestar_tasks.dashboard"
 _ASSETS: Final = {"live.js": "text/javascript", "style.css": "text/css", "icon.svg": "image/svg+xml"}
@@ -45,6 +46,14 @@ _FLASHES: Final[Mapping[str, Callable[[Sequence[int]], str]]] = {
     "schedule-added": lambda _: "The schedule was added.",
     "schedule-removed": lambda _: "The schedule was removed.",
 }
+
+
+@cache
+def prepare() -> threading.Thread:
+    """Begin to compile the templates, in a thread: whoever is first to see a page should not wait for that."""
+    thread = threading.Thread(target=_compile, name="dashboard-templates", daemon=True)
+    thread.start()
+    return thread
 
 
 def page(name: str, visit: Visit, *, status_code: int = 200, live: bool, **values: Any) -> Response[str]:
@@ -164,6 +173,12 @@ def _templates() -> Environment:
     )
     environment.globals.update(asset_version=_digest)
     return environment
+
+
+def _compile() -> None:
+    templates = _templates()
+    for name in templates.list_templates():
+        templates.get_template(name)
 
 
 def _part(text: str) -> str:

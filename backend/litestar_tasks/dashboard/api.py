@@ -40,7 +40,6 @@ from litestar_tasks.dashboard.workers import processes
 from litestar_tasks.exceptions import ConfigurationError, InvalidScheduleError, PayloadError
 
 if TYPE_CHECKING:
-    from litestar_tasks.job import JobHandle
     from litestar_tasks.task import AnyTask
 
 __all__ = ("ROUTES",)
@@ -96,15 +95,11 @@ async def _job_action(visit: Visit, label: str, key: str, action: str) -> Answer
     return answers.json(Key(key=key, queue=label), status_code=202)
 
 
-async def _delete(visit: Visit, label: str, key: str) -> Answer:
-    return await _job_action(visit, label, key, "delete")
-
-
 async def _copy(visit: Visit, label: str, key: str) -> Answer:
     body = await _body(visit, CopyBody)
     with _refusing(visit):
         handle = await job.copy(visit, visit.queue(label), key, body.kwargs)
-    return answers.json(_enqueued(visit, handle), status_code=201)
+    return answers.json(_key(visit, handle.id, deduplicated=handle.deduplicated), status_code=201)
 
 
 async def _tasks(visit: Visit) -> Answer:
@@ -136,7 +131,7 @@ async def _enqueue(visit: Visit, name: str) -> Answer:
         if isinstance(options.get("run_at"), str):
             options["run_at"] = datetime.fromisoformat(options["run_at"])
         handle = await tasks.enqueue(visit, task, body.kwargs, options)
-    return answers.json(_enqueued(visit, handle), status_code=201)
+    return answers.json(_key(visit, handle.id, deduplicated=handle.deduplicated), status_code=201)
 
 
 async def _schedules(visit: Visit) -> Answer:
@@ -148,7 +143,7 @@ async def _schedule(visit: Visit, id: str) -> Answer:
 
 
 async def _schedule_action(visit: Visit, id: str, action: str) -> Answer:
-    await schedules.ACTIONS[action][0](visit, id)
+    await schedules.act(visit, id, action)
     return await _schedule(visit, id)
 
 
@@ -167,14 +162,12 @@ async def _add_schedule(visit: Visit) -> Answer:
 
 
 async def _remove_schedule(visit: Visit, id: str) -> Answer:
-    await schedules.remove(visit, id)
+    await schedules.act(visit, id, "remove")
     return answers.json({"removed": id})
 
 
 async def _run_schedule(visit: Visit, id: str) -> Answer:
-    job_id = await schedules.run(visit, id)
-    label, key = visit.locate(job_id) or ("", "")
-    return answers.json(Key(key=key, queue=label, id=job_id), status_code=201)
+    return answers.json(_key(visit, await schedules.run(visit, id)), status_code=201)
 
 
 async def _stats(visit: Visit) -> Answer:
@@ -201,7 +194,7 @@ async def _rerun(visit: Visit, key: str) -> Answer:
     body = await _body(visit, RerunBody)
     with _refusing(visit):
         handle = await recorded.rerun(visit, await recorded.life(visit, key), body.kwargs)
-    return answers.json(_enqueued(visit, handle), status_code=201)
+    return answers.json(_key(visit, handle.id, deduplicated=handle.deduplicated), status_code=201)
 
 
 async def _gaps(visit: Visit) -> Answer:
@@ -230,6 +223,11 @@ async def _state(visit: Visit, label: str) -> str:
     except HTTPException:
         return "broker unreachable"
     return "ok" if any(not worker.lost for worker in found) else "no workers"
+
+
+def _key(visit: Visit, id: str, *, deduplicated: bool = False) -> Key:
+    label, key = visit.locate(id) or ("", "")
+    return Key(key=key, queue=label, id=id, deduplicated=deduplicated)
 
 
 def _queue_view(visit: Visit, look: Look) -> QueueView:
@@ -262,11 +260,6 @@ def _bucket_view(bucket: stats.Bucket) -> Stats:
         run_p50=tally.running(0.5),
         run_p95=tally.running(0.95),
     )
-
-
-def _enqueued(visit: Visit, handle: JobHandle[Any]) -> Key:
-    label, key = visit.locate(handle.id) or ("", "")
-    return Key(key=key, queue=label, id=handle.id, deduplicated=handle.deduplicated)
 
 
 def _limit(visit: Visit) -> int:
@@ -314,7 +307,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *(route("POST", f"{_JOB}/{action}", partial(_job_action, action=action)) for action in ("retry", "abort")),
     route("POST", f"{_JOB}/copies", _copy),
     route("GET", _JOB, _job),
-    route("DELETE", _JOB, _delete),
+    route("DELETE", _JOB, partial(_job_action, action="delete")),
     route("GET", "/api/tasks", _tasks),
     route("GET", "/api/tasks/{name}", _task),
     route("POST", "/api/tasks/{name}/jobs", _enqueue),

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.task import AnyTask
 
-__all__ = ("ACTIONS", "ROUTES", "copy", "links", "view")
+__all__ = ("ACTIONS", "ROUTES", "copy", "enqueued", "links", "view")
 
 ACTIONS: Final[Mapping[str, Callable[[Visit, TaskQueue, str], Awaitable[str]]]] = {
     "abort": actions.abort,
@@ -71,11 +71,12 @@ async def copy(visit: Visit, queue: TaskQueue, key: str, payload: Mapping[str, A
 
 def links(visit: Visit, ids: list[str]) -> list[tuple[str, str]]:
     """Where jobs are found: their ids, each with its address, or "" for one of elsewhere."""
-    found: list[tuple[str, str]] = []
-    for one in ids:
-        place = visit.locate(one)
-        found.append((one, visit.place.link("queues", place[0], "jobs", place[1]) if place else ""))
-    return found
+    return [(one, _address(visit, one)) for one in ids]
+
+
+def enqueued(visit: Visit, handle: JobHandle[Any]) -> Answer:
+    """Off to the job that was enqueued, or that stands for it."""
+    return answers.redirect(_address(visit, handle.id), flash=("known" if handle.deduplicated else "enqueued",))
 
 
 async def _page(visit: Visit, label: str, key: str) -> Answer:
@@ -126,10 +127,15 @@ async def _copy(visit: Visit, label: str, key: str) -> Answer:
             "job_copy", visit, status_code=422, record=record, queue=label, task=task, fields=fields,
             error=visit.redactor.text(str(error)), live=False,
         )  # fmt: skip
-    return answers.redirect(
-        visit.place.link("queues", label, "jobs", handle.id.removeprefix(queue.job_id(""))),
-        flash=("known" if handle.deduplicated else "enqueued",),
-    )
+    return enqueued(visit, handle)
+
+
+def _address(visit: Visit, id: str) -> str:
+    """Where a job is found by its id; "" for one of elsewhere."""
+    if (found := visit.locate(id)) is None:
+        return ""
+    label, key = found
+    return visit.place.link("queues", label, "jobs", key)
 
 
 def _children(visit: Visit, record: Job) -> list[str]:

@@ -22,7 +22,7 @@ from litestar.openapi.spec.enums import OpenAPIType
 from litestar_tasks.dashboard import api_types as api
 from litestar_tasks.dashboard.job_view import JobView
 from litestar_tasks.dashboard.recorded_view import Gap, RecordedJob
-from litestar_tasks.dashboard.schedules import ScheduleView
+from litestar_tasks.dashboard.schedules import ScheduleRow, ScheduleView
 from litestar_tasks.dashboard.tasks import TaskView
 from litestar_tasks.dashboard.workers import ProcessView
 
@@ -76,7 +76,7 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/api/tasks", "The registered tasks", TaskView, "tasks", many=True),
     Endpoint("GET", "/api/tasks/{name}", "A task, and the schema of its arguments", api.TaskDetail, "task"),
     Endpoint("POST", "/api/tasks/{name}/jobs", "Enqueue a task", api.Key, status=201, body=api.EnqueueBody),
-    Endpoint("GET", "/api/schedules", "The schedules", ScheduleView, "schedules", many=True),
+    Endpoint("GET", "/api/schedules", "The schedules", ScheduleRow, "schedules", many=True),
     Endpoint("POST", "/api/schedules", "Add one", ScheduleView, "schedule", status=201, body=api.NewScheduleBody),
     Endpoint("GET", "/api/schedules/{id}", "A schedule", ScheduleView, "schedule"),
     Endpoint("PATCH", "/api/schedules/{id}", "Change a schedule", ScheduleView, "schedule", body=api.ScheduleBody),

@@ -6,7 +6,6 @@ import asyncio
 from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlencode
 
 from litestar.exceptions import HTTPException, NotFoundException, ValidationException
 
@@ -23,6 +22,7 @@ from litestar_tasks.dashboard.recorded_search import (
 )
 from litestar_tasks.dashboard.recorded_view import Gap, RecordedJob, gap_view, life_of, recorded_job
 from litestar_tasks.dashboard.redaction import printable
+from litestar_tasks.dashboard.turns import read_turns
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
 from litestar_tasks.exceptions import JobNotFoundError, PayloadError
 from litestar_tasks.job import ENDS
@@ -102,12 +102,12 @@ async def gone(visit: Visit, id: str, error: NotFoundException) -> HTTPException
 
 
 async def _list(visit: Visit) -> Answer:
-    search, cursor = read_recorded_search(visit.request.query_params), visit.param("cursor")
-    if search.text and not cursor and (found := await _by_id(visit, search.text)):
+    search, turns = read_recorded_search(visit.request.query_params), read_turns(visit.request.query_params)
+    if search.text and not turns.cursor and (found := await _by_id(visit, search.text)):
         return answers.redirect(visit.place.link("history", "jobs", found))
     error = ""
     try:
-        listing = await find_recorded(visit, search, cursor=cursor)
+        listing = await find_recorded(visit, search, cursor=turns.cursor)
     except ValidationException as wrong:
         error, listing = wrong.detail, RecordedListing((), "")
     return answers.page(
@@ -117,8 +117,9 @@ async def _list(visit: Visit) -> Answer:
         search=search,
         listing=listing,
         keys={row.id: place[1] if (place := visit.locate(row.id)) else row.id for row in listing.rows},
-        following=urlencode(search.params(cursor=listing.cursor)) if listing.cursor else "",
-        paged=bool(cursor),
+        turns=turns,
+        previous=turns.previous(search),
+        following=turns.following(search, listing.cursor),
         gaps=_within(search, await gaps(visit)) if not error else [],
         error=error,
         statuses=STATUSES,

@@ -12,6 +12,7 @@ from litestar.response import Response
 
 from litestar_tasks.dashboard.archive import Archive
 from litestar_tasks.dashboard.redaction import Redactor
+from litestar_tasks.dashboard.stats import SPANS
 from litestar_tasks.dashboard.watch import Watch
 
 if TYPE_CHECKING:
@@ -87,6 +88,19 @@ class Visit:
         value = self.request.query_params.get(name, default)
         return str(value).strip()
 
+    @property
+    def span(self) -> str:
+        """How far back the address looks: "hour" or "day"."""
+        asked = self.param("range")
+        return asked if asked in SPANS else "hour"
+
+    def locate(self, id: str) -> tuple[str, str] | None:
+        """The label of a job's queue and the job's key, by its id; None for one of elsewhere."""
+        for label, queue in self.queues.items():
+            if (prefix := queue.job_id("")) and id.startswith(prefix):
+                return label, id.removeprefix(prefix)
+        return None
+
     def queue(self, label: str) -> TaskQueue:
         """A queue by its label.
 
@@ -96,13 +110,6 @@ class Visit:
         if label in self.queues:
             return self.queues[label]
         raise NotFoundException(f"There is no queue {label!r}. There are: {', '.join(self.queues) or 'none'}.")
-
-    def locate(self, id: str) -> tuple[str, str] | None:
-        """The queue and the key of a job, by its id; None for one of elsewhere."""
-        for label, queue in self.queues.items():
-            if (prefix := queue.job_id("")) and id.startswith(prefix):
-                return label, id.removeprefix(prefix)
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,6 +316,11 @@ class TaskQueue(Queue, Operations):
         job = await self.job(key)
         return status_of(job) if job else None
 
+    async def statuses(self, keys: Sequence[str]) -> dict[str, JobStatus]:
+        """Where several jobs stand, asked for together; those of which there is no record are left out."""
+        found = {key: await self.status(key) for key in keys}
+        return {key: status for key, status in found.items() if status is not None}
+
     @abstractmethod
     async def wait(self, key: str, timeout: float | None) -> Job | None:
         """Wait for a job's end and return its record; None where there is none.
