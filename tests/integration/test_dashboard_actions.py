@@ -491,6 +491,14 @@ async def test_source_is_shown_of_loaded_modules_alone() -> None:
         assert "async def fail" in page, "the lines around the error"
 
 
+async def test_the_dashboards_own_patterns_hide_lines_of_source_too() -> None:
+    async with running(dashboard={"redact": ["no reason"]}) as shop, shop.at() as client:
+        await shop.job("fail", key="real", kwargs={"why": "x"})
+        page = (await client.get("/saq/queues/default/jobs/real", headers=HTML)).text
+        assert "async def fail" in page
+        assert "no reason" not in page
+
+
 # ------------------------------------------------------------------------------------------------ schema, workers, cost
 
 

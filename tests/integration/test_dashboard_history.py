@@ -136,7 +136,7 @@ async def test_recorded_jobs_are_found_by_task_queue_status_tag_time_text_and_id
             assert (await client.get(f"{JOBS}?{wrong}")).status_code == 400
         page = await client.get("/saq/history?since=yesterday&task=add", headers=HTML)
         assert page.status_code == 400
-        assert "&#39;yesterday&#39;; give a moment" in page.text
+        assert "&#39;yesterday&#39;; give a moment such as 2026-01-31T09:00Z, or an age such as 45m" in page.text
         assert 'value="yesterday"' in page.text, "what was typed can be mended"
         assert "No recorded job matches" in text_of(await client.get("/saq/history?tag=red", headers=HTML))
 

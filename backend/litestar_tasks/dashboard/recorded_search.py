@@ -151,4 +151,4 @@ def _row(visit: Visit, job: HistoryJob) -> RecordedRow:
 def _moment(text: str, name: str) -> datetime | None:
     if (age := _AGE.fullmatch(text)) is not None:
         return datetime.now(UTC) - int(age[1]) * _UNITS[age[2]]
-    return read_moment(text, name)
+    return read_moment(text, name, "an age such as 45m, 36h or 30d")

@@ -70,8 +70,9 @@ class Search:
     @property
     def moments(self) -> tuple[datetime | None, datetime | None]:
         """The span that is meant."""
-        since = datetime.now(UTC) - AGES[self.since] if self.since in AGES else read_moment(self.since, "since")
-        return since, read_moment(self.until, "until")
+        ages = f"one of {', '.join(AGES)}"
+        since = datetime.now(UTC) - AGES[self.since] if self.since in AGES else read_moment(self.since, "since", ages)
+        return since, read_moment(self.until, "until", ages)
 
     @property
     def narrowed(self) -> bool:
@@ -284,8 +285,13 @@ def _rank(job: Job, search: Search) -> float:
     return moments.get(search.state, job.completed)
 
 
-def read_moment(text: str, name: str) -> datetime | None:
+def read_moment(text: str, name: str, ages: str) -> datetime | None:
     """A moment that somebody typed, in UTC unless it says otherwise; None for nothing.
+
+    Args:
+        text: The text.
+        name: What it is for.
+        ages: The ages that could have been given, in words.
 
     Raises:
         ValidationException: It is none.
@@ -295,9 +301,7 @@ def read_moment(text: str, name: str) -> datetime | None:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValidationException(
-            f"{name} is {text!r}; give a moment such as 2026-01-31T09:00Z, or one of {', '.join(AGES)}."
-        ) from error
+        raise ValidationException(f"{name} is {text!r}; give a moment such as 2026-01-31T09:00Z, or {ages}.") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
