@@ -318,8 +318,11 @@ class TaskQueue(Queue, Operations):
 
     async def statuses(self, keys: Sequence[str]) -> dict[str, JobStatus]:
         """Where several jobs stand, asked for together; those of which there is no record are left out."""
-        found = {key: await self.status(key) for key in keys}
-        return {key: status for key, status in found.items() if status is not None}
+        found: dict[str, JobStatus] = {}
+        for key in keys:
+            if (status := await self.status(key)) is not None:
+                found[key] = status
+        return found
 
     @abstractmethod
     async def wait(self, key: str, timeout: float | None) -> Job | None:
