@@ -123,7 +123,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         if self._config.dashboard is not None:
             from litestar_tasks.dashboard import dashboard_handlers
 
-            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard, self._config.registry))
+            history = self.get_history if self._history is not None else None
+            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard, self._config.registry, history))
         return app_config
 
     def on_cli_init(self, cli: Group) -> None:
@@ -347,10 +348,12 @@ class TasksPlugin(InitPlugin, CLIPlugin):
     async def _running(self, app: Litestar) -> AsyncGenerator[None, None]:
         self.check(app)
         if self._serving and self._config.dashboard is not None:
-            from litestar_tasks.dashboard import announce, describe
+            from litestar_tasks.dashboard import announce, describe, prepare
 
             announce(self._config.dashboard, app)
-            describe(self._config.dashboard, app)
+            describe(self._config.dashboard, app, history=self._history is not None)
+            if self._config.dashboard.guards or app.debug:  # else nobody sees it
+                prepare()
         async with self._attached():
             yield
 

@@ -316,6 +316,14 @@ class TaskQueue(Queue, Operations):
         job = await self.job(key)
         return status_of(job) if job else None
 
+    async def statuses(self, keys: Sequence[str]) -> dict[str, JobStatus]:
+        """Where several jobs stand, asked for together; those of which there is no record are left out."""
+        found: dict[str, JobStatus] = {}
+        for key in keys:
+            if (status := await self.status(key)) is not None:
+                found[key] = status
+        return found
+
     @abstractmethod
     async def wait(self, key: str, timeout: float | None) -> Job | None:
         """Wait for a job's end and return its record; None where there is none.

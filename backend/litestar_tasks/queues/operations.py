@@ -181,7 +181,7 @@ class TaskMinute:
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """How a queue fared in one minute."""
+    """How a queue fared in one minute, or in as many as were added up."""
 
     start: datetime
     tasks: dict[str, TaskMinute]
@@ -311,14 +311,16 @@ class Operations(ABC):
         """
 
     @abstractmethod
-    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+    async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """How the queue fared, minute by minute, oldest first; minutes in which nothing ended are left out.
 
         Args:
             since: Aware, rounded down to its minute.
             until: Aware; the minute that it lies in is included.
+            every: How many minutes the broker adds up to one before it answers; 15 makes quarters of an hour, by the
+                clock. At the ends of the span such a sum holds the minutes of the span alone. Defaults to 1.
 
         Raises:
-            ConfigurationError: One of them has no time zone.
+            ConfigurationError: One of the moments has no time zone, or ``every`` is not from 1 to 1,440.
             QueueUnavailableError: The broker did not answer.
         """

@@ -38,6 +38,7 @@ from litestar_tasks import (
     PayloadError,
     Registry,
     Retry,
+    Secret,
     Snooze,
     StartupError,
     TasksConfig,
@@ -97,11 +98,23 @@ async def sign_in(*, user: str, password: str, profile: dict[str, str] | None = 
 
 
 @registry.task
+async def unlock(*, pin: Secret[str]) -> int:
+    unlocked.append(pin)
+    return len(pin)
+
+
+@registry.task
+async def many(*, shape: Any) -> list[Any]:
+    return [shape] * 900
+
+
+@registry.task
 async def look_back(*, id: str, job_history: JobHistory = INJECTED) -> str:
     return (await job_history.job(id)).task
 
 
 counts: dict[str, int] = {}
+unlocked: list[str] = []
 
 
 class App(DatabaseApp):
@@ -125,10 +138,9 @@ class App(DatabaseApp):
 
 
 def make(url: str, broker: str, **options: Any) -> App:
-    settings = HistoryConfig(**options.pop("history", {}))
-    return make_app(
-        App, url, broker, bind_key="history-tests", **{"registry": registry, "history": settings, **options}
-    )
+    options["history"] = HistoryConfig(**options.pop("history", {}))
+    defaults = {"registry": registry, "secret_keys": ["A" * 43 + "="]}
+    return make_app(App, url, broker, bind_key="history-tests", **{**defaults, **options})
 
 
 def running(url: str, broker: str, **options: Any) -> AbstractAsyncContextManager[App]:
@@ -650,6 +662,38 @@ async def test_a_rerun_is_checked_against_todays_task(start: Start[App]) -> None
         await app.sql(f"UPDATE {TABLE} SET task = 'dubble' WHERE id = :id", id=other.id)
         with pytest.raises(UnknownTaskError, match="double"):
             await app.history.rerun(other.id)
+
+
+async def test_a_rerun_has_the_secrets_of_the_job_and_of_the_life_that_is_meant(start: Start) -> None:
+    async with start() as app:
+        ids: set[str] = set()
+        for pin in ("1111", "2222"):
+            job = await unlock.using(key="the-door").enqueue(pin=pin)
+            ids.add(job.id)
+            assert await job.result(timeout=30) == len(pin)
+            await app.history.flush()
+            await app.plugin.get_queue("default").delete("the-door")
+        (id,) = ids
+        await app.recorded(job, "complete")
+        last, first = await app.history.lives(id)
+        assert last == await app.history.job(last.id)
+        assert first.enqueued < last.enqueued
+        assert "1111" not in str(first)
+        unlocked.clear()
+        for life in (first, last, last.id):
+            await (await app.history.rerun(life)).result(timeout=30)
+        assert unlocked == ["1111", "2222", "2222"]
+        assert await app.history.lives("saq:job:default:nobody") == []
+
+
+async def test_a_result_that_is_cut_is_json_all_the_same(start: Start) -> None:
+    async with start() as app:
+        for shape in ({"n": 1}, 1, "x" * 99, [[[]]], '"' * 50):
+            job = await many.enqueue(shape=shape)
+            ended = await app.recorded(job, "complete")
+            assert ended.result is not None
+            assert len(ended.result) <= 2_000
+            assert json.loads(ended.result)[0] == shape
 
 
 # Retention

@@ -119,8 +119,13 @@ def _arguments(kwargs: Mapping[str, Any]) -> Entry:
 
 
 def _summary(result: Any) -> str:
-    text = to_json(result if type(result) in _PLAIN else _Masking(_RESULT).value(result)).decode()
-    return text if len(text) <= 2 * _RESULT else f"{text[: 2 * _RESULT]}…"
+    if type(result) in _PLAIN:
+        return to_json(result).decode()
+    # What is cut has to stay JSON, or nobody could tell names from values in it.
+    limit = _RESULT
+    while len(text := to_json(_Masking(limit).value(result)).decode()) > 2 * _RESULT and limit:
+        limit //= 2
+    return text
 
 
 class _Masking:
@@ -157,6 +162,7 @@ class _Masking:
             return self._hidden("…")
         if isinstance(value, str):
             return self._text(value)
+        self._left -= 2  # its brackets
         if isinstance(value, Mapping):
             found: dict[str, Any] = {}
             for name, item in cast("Mapping[str, Any]", value).items():

@@ -157,18 +157,29 @@ class JobHistory:
             JobNotFoundError: Nothing is recorded of it.
             SQLAlchemyError: The database did not answer.
         """
-        row = await self._rows.latest(id)
-        if row is None:
-            raise JobNotFoundError(id)
-        return job_of(row)
+        for life in await self.lives(id, limit=1):
+            return life
+        raise JobNotFoundError(id)
 
-    async def rerun(self, id: str, /, **arguments: Any) -> JobHandle[Any]:
+    async def lives(self, id: str, *, limit: int = 20) -> list[HistoryJob]:
+        """The lives of a job, by its id, the last first: one for each enqueue under its key, and for each re-run.
+
+        Args:
+            id: The job's id.
+            limit: How many at the most. Defaults to 20.
+
+        Raises:
+            SQLAlchemyError: The database did not answer.
+        """
+        return [job_of(row) for row in await self._rows.lives(id, limit)]
+
+    async def rerun(self, job: str | HistoryJob, /, **arguments: Any) -> JobHandle[Any]:
         """Enqueue what a job did as a new job that names it as its parent, whether or not the broker still knows it.
 
         It has the job's arguments, queue, priority and tag, and today's options of its task for everything else.
 
         Args:
-            id: The job's id.
+            job: The job's id, which means its last life; or the life that is meant, as it was found.
             arguments: Arguments that are to be others; those that were withheld have to be given.
 
         Raises:
@@ -179,8 +190,8 @@ class JobHistory:
             QueueUnavailableError: The broker did not answer in time.
             SQLAlchemyError: The database did not answer.
         """
-        past = await self.job(id)
-        task = self._registry.get_task(past.task)
+        past = await self.job(job) if isinstance(job, str) else job
+        id, task = past.id, self._registry.get_task(past.task)
         if missing := [name for name in past.withheld if name not in arguments]:
             raise PayloadError(
                 past.task,
@@ -189,11 +200,12 @@ class JobHistory:
             )
         await self._refuse_unfinished(id)
         queue = self._queue_of(past.queue, str(task.option("queue")))
-        payload = task.payload.encode((), {**past.arguments, **arguments})
+        kept = {name: value for name, value in past.arguments.items() if name not in arguments}
+        payload = task.payload.encode((), {**task.opened(kept), **arguments})
         spec = task.stored_spec(payload, {"priority": past.priority, "tag": past.tag})
         spec.meta = {**spec.meta, PARENT: id}
         submission = await queue.submit(spec)
-        return JobHandle(queue, submission.job.key, decode=task.result.decode)
+        return JobHandle(queue, submission.job.key, decode=task.result.decode, deduplicated=submission.deduplicated)
 
     async def gaps(self, *, limit: int = 100) -> list[HistoryGap]:
         """What could not be recorded, the last first.

@@ -83,11 +83,10 @@ class HistoryRows:
         query = select(self._table).where(*where).order_by(rows.enqueued.desc(), rows.id.desc()).limit(limit)
         return await self._ask(query)
 
-    async def latest(self, job_id: str) -> Mapping[str, Any] | None:
-        """The last life of a job."""
+    async def lives(self, job_id: str, limit: int) -> list[Mapping[str, Any]]:
+        """The lives of a job, the last first."""
         rows = self._table.c
-        query = select(self._table).where(rows.id == job_id).order_by(rows.enqueued.desc()).limit(1)
-        return next(iter(await self._ask(query)), None)
+        return await self._ask(select(self._table).where(rows.id == job_id).order_by(rows.enqueued.desc()).limit(limit))
 
     async def gaps(self, limit: int) -> list[Mapping[str, Any]]:
         """The gaps, the last first."""

@@ -176,13 +176,13 @@ class MemoryOperations(Operations):
         for minute in [minute for minute in known if minute < oldest]:
             del known[minute]
 
-    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+    async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """See ``Operations.minutes``."""
-        return [
-            tallies.restore(minute, ((task, field, number) for (task, field), number in counted.items()))
-            for minute in tallies.span(since, until)
-            if (counted := self._state.minutes.get(minute))
-        ]
+        found = tallies.Sums(every)
+        for minute in tallies.span(since, until):
+            for (task, field), number in self._state.minutes.get(minute, {}).items():
+                found.add(minute, task, field, number)
+        return found.minutes()
 
     def _look(self) -> None:
         self._state.expire()

@@ -377,16 +377,14 @@ class PostgresOperations(Operations):
             parameters: dict[str, Any] = dict(zip(names, columns, strict=True))
             await self._ask(statements.ADD_MINUTES, parameters, again=False)
 
-    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+    async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """See ``Operations.minutes``."""
-        wanted = tallies.span(since, until)
-        if not wanted:
-            return []
-        rows = await self._ask(statements.MINUTES, {"first": wanted[0], "last": wanted[-1]}, timeout=_TIMEOUT)
-        by_minute: dict[int, list[tuple[str, str, int]]] = {}
-        for minute, task, field, value in rows:
-            by_minute.setdefault(minute, []).append((task, field, value))
-        return [tallies.restore(minute, fields) for minute, fields in by_minute.items()]
+        wanted, found = tallies.span(since, until), tallies.Sums(every)
+        if wanted:
+            span = {"first": wanted[0], "last": wanted[-1], "every": every}
+            for row in await self._ask(statements.MINUTES, span, timeout=_TIMEOUT):
+                found.add(*row)
+        return found.minutes()
 
     # Asking the server
 

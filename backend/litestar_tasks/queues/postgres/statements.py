@@ -534,8 +534,8 @@ ON CONFLICT (queue, minute, task, field) DO UPDATE SET value = known.value + exc
 """In the order of the key, so that two workers that add at the same time wait for each other in turn."""
 
 MINUTES: Final = """
-SELECT minute, task, field, value FROM litestar_tasks_minutes
-WHERE queue = %(queue)s AND minute BETWEEN %(first)s AND %(last)s ORDER BY minute
+SELECT minute / %(every)s * %(every)s AS start, task, field, sum(value)::bigint FROM litestar_tasks_minutes
+WHERE queue = %(queue)s AND minute BETWEEN %(first)s AND %(last)s GROUP BY start, task, field
 """
 
 WRITE_WORKER: Final = """

@@ -62,13 +62,14 @@ _ENDED_AT_ONCE: Final = 1
 """What ``abort`` answers for a job that waited."""
 _CHANGED: Final = 50
 """Records that one call writes anew at the most: their digests are made while the server answers nobody else."""
-_READ_AT_ONCE: Final = 15
-"""Minutes that one call reads at the most."""
+_ENOUGH: Final = 8_000
+"""Counters of minutes that one call reads, roughly; it takes the server a few ms."""
 _ROUNDS: Final = 100
 _TALLIED: Final = 1_000
 _UNREADABLE: Final = "(undecodable)"
 
 AnswerT = TypeVar("AnswerT")
+_counters: Final = msgspec.msgpack.Decoder(dict[str, int])
 
 
 class RedisOperations(Operations):
@@ -238,17 +239,17 @@ class RedisOperations(Operations):
         for start in range(0, len(triples), _TALLIED):
             await self._run(_TALLY, *(value for triple in triples[start : start + _TALLIED] for value in triple))
 
-    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+    async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """See ``Operations.minutes``."""
-        wanted = list(tallies.span(since, until))
-        found: list[Minute] = []
-        for start in range(0, len(wanted), _READ_AT_ONCE):
-            part = wanted[start : start + _READ_AT_ONCE]
-            for minute, packed in zip(part, await self._run(_MINUTES, part[0], len(part), again=True), strict=True):
-                # An empty one is packed as an empty map; Lua's tables are both.
-                if fields := msgspec.msgpack.decode(packed):
-                    found.append(tallies.restore(minute, _fields(fields)))
-        return found
+        wanted, found = tallies.span(since, until), tallies.Sums(every)
+        following = wanted.start
+        while following in wanted:
+            following, *spans = await self._run(_MINUTES, following, wanted[-1], every, _ENOUGH, again=True)
+            for start, packed in zip(spans[::2], spans[1::2], strict=True):
+                for name, number in _counters.decode(packed).items():
+                    task, _, field = name.rpartition(":")  # a task's name may hold a colon
+                    found.add(start, task, field, number)
+        return found.minutes()
 
     # Asking the server
 
@@ -275,10 +276,3 @@ class RedisOperations(Operations):
 def _shape(which: JobFilter) -> tuple[type, ...]:
     """What a place in a listing is made of."""
     return (str, int, str, int) if which.state == "queued" else (str, str)
-
-
-def _fields(answer: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Task, field and number out of a minute's hash. A task's name may hold a colon."""
-    for name, number in zip(answer[::2], answer[1::2], strict=True):
-        task, _, field = name.rpartition(":")
-        yield task, field, int(number)
