@@ -799,6 +799,28 @@ async def test_a_running_job_is_asked_to_end_by_message_or_with_the_next_renewal
     assert not await caller.cancel("never was", "x")
 
 
+async def test_an_abort_that_comes_with_the_claim_is_told_when_the_worker_knows_the_job(
+    url: str, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, known, told = make_queue(url), list[str](), list[tuple[str, bool]]()
+    hooks = WorkerHooks(abort=lambda key, _: told.append((key, key in known)), lost=lambda _: None)
+    await queue.open("w", hooks)
+    consumer: Any = queue._consumer
+    accept = consumer._accept
+
+    def accept_and_abort(*claimed: Any) -> list[ClaimedJob]:
+        jobs: list[ClaimedJob] = accept(*claimed)
+        for job in jobs:  # the lease's thread hears of it in this very moment
+            consumer._request_abort(job.token, "changed my mind")
+        return jobs
+
+    monkeypatch.setattr(consumer, "_accept", accept_and_abort)
+    await queue.submit(spec("k"))
+    known += keys(await queue.claim(1))
+    await eventually(lambda: bool(told))
+    assert told == [("k", True)]
+
+
 def _in_a_minute() -> Any:
     from datetime import UTC, datetime, timedelta
 
