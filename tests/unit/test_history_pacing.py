@@ -106,7 +106,7 @@ async def test_nothing_waits_longer_than_some_seconds_though_jobs_go_on(monkeypa
 
 async def test_waiting_makes_no_gap_since_a_buffer_that_fills_is_written() -> None:
     async with busy(buffer=4_000) as process:
-        await process.until_written(20_000, ending=20)
+        await process.until_written(10_000, ending=5)
 
 
 async def test_all_that_was_heard_before_a_flush_is_written_by_it() -> None:
