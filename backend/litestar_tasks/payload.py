@@ -21,7 +21,7 @@ from litestar_tasks.exceptions import DeclarationError, DependencyError, Invalid
 from litestar_tasks.follow_ups import Placeholder
 from litestar_tasks.secret import Secrets, secrets_of
 
-__all__ = ("INJECTED", "Kind", "Parameter", "Payload", "read_parameters")
+__all__ = ("INJECTED", "SUPPLIED", "Kind", "Parameter", "Payload", "read_parameters")
 
 
 class _Injected:
@@ -33,8 +33,6 @@ class _Injected:
 
 INJECTED: Final[Any] = _Injected()
 """The default of a parameter that the worker supplies: ``db_session: AsyncSession = INJECTED``."""
-
-_NO_HOOKS: Final = Hooks(encoders={}, decoders=())
 
 
 class Kind(Enum):
@@ -51,6 +49,10 @@ class Kind(Enum):
     """An argument of the call."""
     UNRESOLVED = "unresolved"
     """Its annotation names what exists only once the app runs (an import under ``TYPE_CHECKING``)."""
+
+
+SUPPLIED: Final = (Kind.CONTEXT, Kind.JOB, Kind.INJECTED)
+"""What a worker supplies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,7 @@ def read_parameters(
                 f"task {name!r}: parameter '{parameter}' takes any arguments, so nothing can be checked or stored by "
                 "name; list the parameters"
             )
-        kind, annotation = _classify(fn, parameter, position, name, job_type, supplied, namespace, hooks or _NO_HOOKS)
+        kind, annotation = _classify(fn, parameter, position, name, job_type, supplied, namespace, hooks or Hooks())
         parameters.append(
             Parameter(
                 name=parameter.name,
@@ -123,8 +125,8 @@ class Payload:
     Args:
         task: The task's name, for errors.
         parameters: All parameters of the task, none of them unresolved.
-        hooks: How the app stores types that msgspec does not know. Defaults to none.
-        limit: How many bytes of JSON a call's arguments may have. Defaults to None: any number.
+        hooks: How the app stores types that msgspec does not know.
+        limit: How many bytes of JSON a call's arguments may have.
 
     Attributes:
         secrets: Which parts of the arguments are stored encrypted; None where there are none.
@@ -133,9 +135,7 @@ class Payload:
         InvalidTaskError: A parameter's type cannot be stored.
     """
 
-    def __init__(
-        self, task: str, parameters: list[Parameter], hooks: Hooks = _NO_HOOKS, *, limit: int | None = None
-    ) -> None:
+    def __init__(self, task: str, parameters: list[Parameter], hooks: Hooks, *, limit: int) -> None:
         self._task = task
         self._limit = limit
         self._hooks = hooks
@@ -185,12 +185,12 @@ class Payload:
         size = 0
         try:
             stored = self._codec.encode(self._codec.validate(values))
-            size = json_size(stored) if stored and self._limit is not None else 0
+            size = json_size(stored) if stored else 0
         except (TypeError, ValueError, RecursionError) as error:
             refused = self._refused(error)
         if refused is not None:
             raise refused
-        if self._limit is not None and size > self._limit:
+        if size > self._limit:
             raise PayloadError(
                 self._task,
                 f"the arguments have {size:,} bytes as JSON, and {self._limit:,} are allowed; store the data elsewhere "

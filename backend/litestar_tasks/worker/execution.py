@@ -137,7 +137,7 @@ class Execution:
             if current is not None:
                 await current.close()
         try:
-            return Outcome(Settlement.COMPLETE, result=task.encode_result(value))
+            return Outcome(Settlement.COMPLETE, result=task.result.encode(value))
         except (TypeError, ValueError, RecursionError, ConfigurationError) as error:
             return _unstorable(task, job, error)
 
