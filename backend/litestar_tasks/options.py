@@ -13,6 +13,7 @@ from typing import Any, Final, Literal, Protocol, TypedDict, cast
 
 from litestar.di import Provide
 
+from litestar_tasks.durations import seconds
 from litestar_tasks.exceptions import ConfigurationError
 from litestar_tasks.follow_ups import MOST, BoundCall
 from litestar_tasks.middleware import EnqueueHook, Middleware
@@ -31,7 +32,6 @@ __all__ = (
     "check_options",
     "check_run_at",
     "check_together",
-    "seconds",
 )
 
 
@@ -181,11 +181,6 @@ DEFAULTS: Final[Mapping[str, Any]] = {
     "middleware": (),
     "on_enqueue": (),
 }
-
-
-def seconds(value: float | timedelta) -> float:
-    """A duration in seconds."""
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
 
 
 def check_options(options: Mapping[str, Any], kind: type, *, subject: str) -> dict[str, Any]:

@@ -14,11 +14,12 @@ from litestar.di import Provide
 from litestar_tasks.attachment import Attachment
 from litestar_tasks.codec import Hooks, json_size, split_path
 from litestar_tasks.current import CurrentJob
+from litestar_tasks.durations import seconds
 from litestar_tasks.exceptions import ConfigurationError, PayloadError
 from litestar_tasks.follow_ups import FOLLOW_UPS, stored_follow_ups
 from litestar_tasks.job import JobSpec
 from litestar_tasks.middleware import EnqueueHook, Middleware
-from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options, check_together, seconds
+from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options, check_together
 from litestar_tasks.payload import Kind, Payload, read_parameters
 from litestar_tasks.retry import stored_policies
 from litestar_tasks.task.executor import check_executor
