@@ -401,7 +401,6 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         await self._listener.close()
         await self._announcer.flush()
         await self._producer.close()
-        await self._writer.close()
         await self._reader.close()
 
     # Details

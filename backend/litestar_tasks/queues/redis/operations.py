@@ -30,10 +30,11 @@ from litestar_tasks.queues.operations import (
     Page,
     Pause,
 )
+from litestar_tasks.queues.producing import max_losses_of
 from litestar_tasks.queues.redis.connection import never_sent
 from litestar_tasks.queues.redis.listings import BYTES, Found, Listings
 from litestar_tasks.queues.redis.lua import LIMIT, Script
-from litestar_tasks.queues.redis.producer import max_losses_of, terms_of
+from litestar_tasks.queues.redis.producer import terms_of
 from litestar_tasks.queues.redis.reasons import reason_of
 
 if TYPE_CHECKING:

@@ -22,9 +22,9 @@ from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.job import JobStatus, status_of
 from litestar_tasks.queues import records
 from litestar_tasks.queues.base import ClaimedJob, Delivery, WorkerHooks
+from litestar_tasks.queues.batching import Batcher
 from litestar_tasks.queues.operations import Capability
 from litestar_tasks.queues.outage import Outage
-from litestar_tasks.queues.redis.batching import Batcher
 from litestar_tasks.queues.redis.connection import Endpoint, Link
 from litestar_tasks.queues.redis.consumer import Consumer
 from litestar_tasks.queues.redis.durability import guarantee_of
@@ -135,8 +135,8 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
             guarantee=self._guarantee,
         )
         reading = self._endpoint.link()
-        self._reader: Batcher[str, bytes | None] = Batcher(_read_documents, [reading, reading], _PAGE)
-        self._commands: Batcher[tuple[Script, tuple[bytes | str | float, ...]], Any] = Batcher(
+        self._reader: Batcher[Link, str, bytes | None] = Batcher(_read_documents, [reading, reading], _PAGE)
+        self._commands: Batcher[Link, tuple[Script, tuple[bytes | str | float, ...]], Any] = Batcher(
             self._run_scripts, [self._endpoint.link()], 1
         )
         self._announcements = Announcements(self._endpoint, self._outage)
