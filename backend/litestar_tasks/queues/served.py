@@ -18,7 +18,7 @@ from litestar_tasks.job import JobSpec, Submission
 from litestar_tasks.queues import records
 from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.compatible import CompatibleQueue
-from litestar_tasks.queues.holding import Hold, Tell, Terms
+from litestar_tasks.queues.holding import Assignment, Hold, Tell, Terms
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import Limits
@@ -52,6 +52,7 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
     _unanswered: ClassVar[tuple[type[Exception], ...]]
     """The same, and whatever else an answer may fail for that is no fault of the caller's."""
 
+    _terms: Terms
     _outage: Outage
     _producer: ProducerT
     _consumer: ConsumerT | None
@@ -80,9 +81,6 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
         return await self._producer.store_many([(job, once) for job in jobs])
 
     # What follows jobs that have ended
-
-    def _make_relay(self, lease: float) -> Relay:
-        return Relay(self.name, self._pay, every=lease / 3)
 
     @abstractmethod
     async def _pay(self) -> bool:
@@ -195,7 +193,8 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
         if self._consumer is not None:
             raise RuntimeError(f"queue {self.name!r} is open already; each worker needs a queue object of its own")
         await self._inspect()
-        consumer = self._consume(worker_id, hooks)
+        relay = Relay(self.name, self._pay, every=self._terms.lease / 3)
+        consumer = self._consume(Assignment(worker_id=worker_id, hooks=hooks, terms=self._terms, relay=relay))
         await consumer.open()
         self._consumer = consumer
 
@@ -204,7 +203,7 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
         """Refuse a server on which no worker can work."""
 
     @abstractmethod
-    def _consume(self, worker_id: str, hooks: WorkerHooks) -> ConsumerT:
+    def _consume(self, assignment: Assignment) -> ConsumerT:
         """What a worker holds this queue by."""
 
     def _is_open(self) -> bool:

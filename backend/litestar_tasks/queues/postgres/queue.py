@@ -20,7 +20,8 @@ from litestar_tasks.config import check_durability
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError, TasksError
 from litestar_tasks.job import JobStatus
 from litestar_tasks.queues import records, retention
-from litestar_tasks.queues.base import Delivery, WorkerHooks
+from litestar_tasks.queues.base import Delivery
+from litestar_tasks.queues.holding import Assignment
 from litestar_tasks.queues.operations import Capability, JobFilter
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.postgres import statements
@@ -380,7 +381,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
     async def _inspect(self) -> None:
         await self.connect()
 
-    def _consume(self, worker_id: str, hooks: WorkerHooks) -> Consumer:
+    def _consume(self, assignment: Assignment) -> Consumer:
         return Consumer(
             self,
             self._endpoint,
@@ -388,11 +389,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
             self._outage,
             self._listener,
             self._announcer,
-            terms=self._terms,
-            worker_id=worker_id,
-            hooks=hooks,
-            relay=self._make_relay(self._terms.lease),
-            schedules=self.schedules,
+            assignment,
         )
 
     async def disconnect(self) -> None:

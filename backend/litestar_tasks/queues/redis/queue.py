@@ -21,8 +21,9 @@ from saq.utils import now
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.job import JobStatus, status_of
 from litestar_tasks.queues import records
-from litestar_tasks.queues.base import ClaimedJob, Delivery, WorkerHooks
+from litestar_tasks.queues.base import ClaimedJob, Delivery
 from litestar_tasks.queues.batching import Batcher
+from litestar_tasks.queues.holding import Assignment
 from litestar_tasks.queues.operations import Capability
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.redis.connection import Endpoint, Link
@@ -355,18 +356,14 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
 
     # The worker's side
 
-    def _consume(self, worker_id: str, hooks: WorkerHooks) -> Consumer:
+    def _consume(self, assignment: Assignment) -> Consumer:
         return Consumer(
             self,
             self._layout,
             self._endpoint,
             self._outage,
             self._announcements,
-            terms=self._terms,
-            worker_id=worker_id,
-            hooks=hooks,
-            relay=self._make_relay(self._terms.lease),
-            schedules=self.schedules,
+            assignment,
         )
 
     async def _claim_one(self) -> list[ClaimedJob]:
