@@ -19,7 +19,8 @@ from litestar_tasks.exceptions import ConfigurationError, PayloadError
 from litestar_tasks.follow_ups import FOLLOW_UPS, stored_follow_ups
 from litestar_tasks.job import JobSpec
 from litestar_tasks.middleware import EnqueueHook, Middleware
-from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options, check_together
+from litestar_tasks.option_checks import check_options, check_together
+from litestar_tasks.options import DEFAULTS, EnqueueOptions
 from litestar_tasks.payload import Kind, Payload, read_parameters
 from litestar_tasks.retry import stored_policies
 from litestar_tasks.task.executor import check_executor
