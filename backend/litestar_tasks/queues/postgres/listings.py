@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import psycopg
 from psycopg import errors
 from saq.job import Job
 
-from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
+from litestar_tasks.exceptions import QueueUnavailableError
 from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.locks import lock_anew
@@ -27,8 +26,8 @@ from litestar_tasks.queues.operations import (
     Pause,
 )
 from litestar_tasks.queues.postgres import statements
-from litestar_tasks.queues.postgres.connection import Away, reason_of
 from litestar_tasks.queues.postgres.records import job_of
+from litestar_tasks.queues.postgres.retrying import RetryingLink
 from litestar_tasks.queues.postgres.statements import JOBS, KEPT, STATE
 
 if TYPE_CHECKING:
@@ -109,8 +108,7 @@ class PostgresOperations(Operations):
 
     def __init__(self, queue: Queue, label: str, link: Link, announcer: Announcer, limits: Limits) -> None:
         self._queue = queue
-        self._label = label
-        self._link = link
+        self._link = RetryingLink(label, queue.name, link)
         self._announcer = announcer
         self._limits = limits
 
@@ -118,7 +116,7 @@ class PostgresOperations(Operations):
 
     async def counts(self) -> dict[JobState, int]:
         """See ``Operations.counts``."""
-        ((ready, due, scheduled, retrying, active, *ended),) = await self._ask(statements.COUNTS, timeout=_TIMEOUT)
+        ((ready, due, scheduled, retrying, active, *ended),) = await self._link.ask(statements.COUNTS, timeout=_TIMEOUT)
         found: dict[JobState, int] = {
             "queued": min(ready + due, statements.MOST_COUNTED),
             "scheduled": scheduled,
@@ -180,7 +178,7 @@ class PostgresOperations(Operations):
         if which.state in ENDED:
             span.append(KEPT)
         matches = " AND ".join(span) or "true"
-        rows = await self._ask(
+        rows = await self._link.ask(
             f"""
             SELECT {matches}, position, {order.first}::text, {order.second}, key,
                 CASE WHEN {matches} THEN job END, {STATE}
@@ -206,7 +204,7 @@ class PostgresOperations(Operations):
     async def _promote(self, which: JobFilter) -> None:
         """Let jobs that are due, which workers move when they claim, stand where they belong."""
         if which.state in ("queued", "scheduled", "retrying"):
-            await self._ask(statements.PROMOTE, {"limit": _STEP})
+            await self._link.ask(statements.PROMOTE, {"limit": _STEP})
 
     # Changing
 
@@ -219,7 +217,7 @@ class PostgresOperations(Operations):
         # What comes to the state while the operation goes on has a place behind its beginning, and is left.
         if cursor is None:
             await self._promote(which)
-            ((horizon,),) = await self._ask(statements.HORIZON)
+            ((horizon,),) = await self._link.ask(statements.HORIZON)
             place = None
         else:
             horizon, *place = cursors.read(which, cursor, int, str, int)
@@ -246,7 +244,7 @@ class PostgresOperations(Operations):
         Raises:
             QueueUnavailableError: The broker did not answer.
         """
-        rows = await self._ask(
+        rows = await self._link.ask(
             statements.CANCEL,
             {
                 "keys": list(keys),
@@ -270,7 +268,7 @@ class PostgresOperations(Operations):
     async def _rerun(self, keys: Sequence[str], statuses: Sequence[str]) -> int:
         done = 0
         for start in range(0, len(keys), _CHANGED):
-            rows = await self._ask(statements.RERUN_READ, {"keys": list(keys[start : start + _CHANGED])})
+            rows = await self._link.ask(statements.RERUN_READ, {"keys": list(keys[start : start + _CHANGED])})
             anew: list[tuple[str, str, int, bytes, str | None]] = []
             for key, document, status, position in rows:
                 try:
@@ -292,7 +290,7 @@ class PostgresOperations(Operations):
         names = ("keys", "statuses", "positions", "jobs", "locks")
         parameters: dict[str, Any] = dict(zip(names, columns, strict=True))
         try:
-            return self._waiting_again(await self._ask(statements.RERUN, parameters))
+            return self._waiting_again(await self._link.ask(statements.RERUN, parameters))
         except QueueUnavailableError as error:
             if not isinstance(error.__cause__, errors.UniqueViolation):
                 raise
@@ -301,7 +299,7 @@ class PostgresOperations(Operations):
         return sum([await self._begin_anew([one]) for one in anew])  # two of them have the same lock
 
     async def _retry_now(self, keys: Sequence[str]) -> int:
-        return self._waiting_again(await self._ask(statements.RETRY_NOW, {"keys": list(keys)}))
+        return self._waiting_again(await self._link.ask(statements.RETRY_NOW, {"keys": list(keys)}))
 
     def _waiting_again(self, rows: Sequence[tuple[Any, ...]]) -> int:
         if rows:
@@ -314,7 +312,7 @@ class PostgresOperations(Operations):
         return bool(await self._delete([key], _ENDS))
 
     async def _delete(self, keys: Sequence[str], statuses: Sequence[str]) -> int:
-        rows = await self._ask(statements.DELETE, {"keys": list(keys), "statuses": list(statuses)})
+        rows = await self._link.ask(statements.DELETE, {"keys": list(keys), "statuses": list(statuses)})
         self._announcer.changed([(key, "deleted") for (key,) in rows])
         return len(rows)
 
@@ -323,8 +321,8 @@ class PostgresOperations(Operations):
         total = 0
         for condition in ("scheduled IS NOT NULL", "scheduled IS NULL"):
             statement = statements.PURGE.format(condition)
-            ((horizon,),) = await self._ask(statements.HORIZON)
-            while rows := await self._ask(statement, {"limit": _STEP, "horizon": horizon}, timeout=_TIMEOUT):
+            ((horizon,),) = await self._link.ask(statements.HORIZON)
+            while rows := await self._link.ask(statement, {"limit": _STEP, "horizon": horizon}, timeout=_TIMEOUT):
                 total += len(rows)
                 self._announcer.changed([(key, "deleted") for (key,) in rows])
         return total
@@ -333,16 +331,16 @@ class PostgresOperations(Operations):
 
     async def pause(self, *, by: str = "") -> None:
         """See ``Operations.pause``."""
-        await self._ask(statements.PAUSE, {"by": by.replace("\0", "")})
+        await self._link.ask(statements.PAUSE, {"by": by.replace("\0", "")})
 
     async def resume(self) -> None:
         """See ``Operations.resume``."""
-        await self._ask(statements.RESUME)
+        await self._link.ask(statements.RESUME)
         self._announcer.ready()
 
     async def paused(self) -> Pause | None:
         """See ``Operations.paused``."""
-        rows = await self._ask(statements.PAUSED)
+        rows = await self._link.ask(statements.PAUSED)
         return Pause(rows[0][0].astimezone(UTC), rows[0][1]) if rows else None
 
     # Counting
@@ -357,47 +355,18 @@ class PostgresOperations(Operations):
             columns = map(list, zip(*rows[start : start + _STEP], strict=True))
             names = ("minutes", "tasks", "fields", "values")
             parameters: dict[str, Any] = dict(zip(names, columns, strict=True))
-            await self._ask(statements.ADD_MINUTES, parameters, again=False)
+            await self._link.ask(statements.ADD_MINUTES, parameters, again=False)
 
     async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
         """See ``Operations.minutes``."""
         wanted = tallies.span(since, until)
         if not wanted:
             return []
-        rows = await self._ask(statements.MINUTES, {"first": wanted[0], "last": wanted[-1]}, timeout=_TIMEOUT)
+        rows = await self._link.ask(statements.MINUTES, {"first": wanted[0], "last": wanted[-1]}, timeout=_TIMEOUT)
         by_minute: dict[int, list[tuple[str, str, int]]] = {}
         for minute, task, field, value in rows:
             by_minute.setdefault(minute, []).append((task, field, value))
         return [tallies.restore(minute, fields) for minute, fields in by_minute.items()]
-
-    # Asking the server
-
-    async def _ask(
-        self,
-        statement: str,
-        parameters: dict[str, Any] | None = None,
-        *,
-        timeout: float = 5.0,
-        again: bool = True,
-    ) -> list[tuple[Any, ...]]:
-        """Ask, and once more if the connection was a dead one.
-
-        Args:
-            statement: What.
-            parameters: Of the statement, beside the queue's name.
-            timeout: Seconds to wait for the answer.
-            again: Whether that does no harm where the first one may have arrived. Defaults to True.
-        """
-        named = {"queue": self._queue.name, **(parameters or {})}
-        try:
-            try:
-                return await self._link.ask(statement, named, timeout=timeout)
-            except Away as error:
-                if error.sent and not again:
-                    raise
-                return await self._link.ask(statement, named, timeout=timeout)
-        except (BrokerError, psycopg.Error) as error:
-            raise QueueUnavailableError(self._label, reason_of(error)) from error
 
 
 def _walks(which: JobFilter) -> bool:

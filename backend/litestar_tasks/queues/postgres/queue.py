@@ -29,7 +29,6 @@ from litestar_tasks.queues.postgres.connection import (
     Away,
     Connection,
     Endpoint,
-    Refused,
     execute,
     reason_of,
     rejects,
@@ -40,6 +39,7 @@ from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
 from litestar_tasks.queues.postgres.producer import Producer, insertions
 from litestar_tasks.queues.postgres.records import job_of
+from litestar_tasks.queues.postgres.retrying import RetryingLink
 from litestar_tasks.queues.postgres.schedules import PostgresSchedules
 from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
@@ -126,6 +126,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         self._endpoint = Endpoint(url)
         self._outage = Outage(self.name, f"Postgres at {self._endpoint.address}", reason_of)
         self._reader = self._endpoint.link()
+        self._retrying = RetryingLink(label, self.name, self._reader)
         self._writer = self._endpoint.link()
         self._announcer = Announcer(self._reader, self.name)  # so that no enqueue waits for one
         self._listener = Listener(self._endpoint, self._outage)
@@ -403,14 +404,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
     # Details
 
     async def _read(self, keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        parameters = {"queue": self.name, "keys": [key for key in keys if "\0" not in key]}
-        with self._answering():
-            try:
-                return await self._reader.ask(statements.READ, parameters)
-            except Refused:
-                raise
-            except Away:  # the connection may have been a dead one
-                return await self._reader.ask(statements.READ, parameters)
+        return await self._retrying.ask(statements.READ, {"keys": [key for key in keys if "\0" not in key]})
 
     async def _live(self) -> tuple[int, int, int, int]:
         with self._answering():

@@ -208,9 +208,8 @@ class Consumer(Hold[Operation, LeaseThread]):
             identity, process = uuid.uuid4().hex, this_process()
             number = await _REGISTER.run(
                 link,
-                self._layout.incomplete,
+                self._layout,
                 (
-                    self._layout.prefix,
                     identity,
                     int(self._terms.lease * 1000),
                     self.worker_id,
@@ -331,9 +330,7 @@ class Consumer(Hold[Operation, LeaseThread]):
                     self._lease.remove(incarnation.holder)
                 more = 1
                 while more:
-                    _, more = await _RELEASE.run(
-                        link, self._layout.incomplete, (self._layout.prefix, incarnation.number, LIMIT, *running)
-                    )
+                    _, more = await _RELEASE.run(link, self._layout, (incarnation.number, LIMIT, *running))
         except (RedisError, OSError) as error:
             self._outage.failed(error)
             return False

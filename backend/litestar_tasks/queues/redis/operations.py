@@ -6,15 +6,13 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from redis.exceptions import RedisError, ResponseError
 from saq.job import Job, Status
 
-from litestar_tasks.exceptions import QueueUnavailableError
 from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.history import begin_anew
@@ -31,16 +29,15 @@ from litestar_tasks.queues.operations import (
     Pause,
 )
 from litestar_tasks.queues.producing import max_losses_of
-from litestar_tasks.queues.redis.connection import never_sent
 from litestar_tasks.queues.redis.listings import BYTES, Found, Listings
 from litestar_tasks.queues.redis.lua import LIMIT, Script
 from litestar_tasks.queues.redis.producer import terms_of
-from litestar_tasks.queues.redis.reasons import reason_of
+from litestar_tasks.queues.redis.retrying import RetryingLink
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
 
-    from litestar_tasks.queues.redis.connection import Endpoint, Link
+    from litestar_tasks.queues.redis.connection import Endpoint
     from litestar_tasks.queues.redis.layout import Layout
     from litestar_tasks.queues.retention import Limits
 
@@ -65,8 +62,6 @@ _ROUNDS: Final = 100
 _TALLIED: Final = 1_000
 _UNREADABLE: Final = "(undecodable)"
 
-AnswerT = TypeVar("AnswerT")
-
 
 class RedisOperations(Operations):
     """An operator's side of one queue.
@@ -81,12 +76,11 @@ class RedisOperations(Operations):
 
     def __init__(self, queue: Queue, label: str, endpoint: Endpoint, layout: Layout, limits: Limits) -> None:
         self._queue = queue
-        self._label = label
         self._layout = layout
         self._limits = limits
-        self._link = endpoint.link()
+        self._link = RetryingLink(label, endpoint, layout)
         self._probe = 0
-        self._listings = Listings(queue, layout, self._run)
+        self._listings = Listings(queue, layout, self._link)
 
     async def close(self) -> None:
         """Close the connection; the next call opens it again."""
@@ -98,7 +92,7 @@ class RedisOperations(Operations):
         """See ``Operations.counts``."""
         more, rounds, numbers = 1, 0, []
         while more and rounds < _ROUNDS:
-            more, *numbers = await self._run(_COUNTS, self._probe, again=True)
+            more, *numbers = await self._link.run(_COUNTS, self._probe, again=True)
             self._probe, rounds = self._probe + 100, rounds + 1
         order: tuple[JobState, ...] = ("queued", "scheduled", "retrying", "active", *ENDED)
         found = dict(zip(order, map(int, numbers), strict=True))
@@ -122,7 +116,7 @@ class RedisOperations(Operations):
         # What ends again while the operation goes on stands behind its beginning, and is left to the next one.
         place: cursors.Place | None = None
         if cursor is None:
-            seconds, micros = await self._call(("TIME",), again=True)
+            seconds, micros = await self._link.call("TIME", again=True)
             horizon = int(seconds) * 1000 + int(micros) // 1000 + 1
             if which.state in ENDED:
                 await asyncio.sleep(0.002)  # so that it lies behind before the first job is changed
@@ -141,15 +135,15 @@ class RedisOperations(Operations):
             return await self._rerun([(one.job_id, one.document, job) for one, job in found])
         pairs = [value for one, _ in found for value in (one.job_id, one.state)]
         if action == "delete":
-            return sum(await self._run(_DELETE, which.state, *pairs))
+            return sum(await self._link.run(_DELETE, which.state, *pairs))
         reason = records.to_json("aborted with others by an operator")
-        answer = await self._run(_ABORT, reason, self._limits.failed_ttl, self._limits.others, *pairs)
+        answer = await self._link.run(_ABORT, reason, self._limits.failed_ttl, self._limits.others, *pairs)
         return sum(map(bool, answer))
 
     async def rerun(self, key: str) -> bool:
         """See ``Operations.rerun``."""
         job_id = self._layout.job_id(key)
-        document = await self._call(("GET", job_id), again=True)
+        document = await self._link.call("GET", job_id, again=True)
         if document is None:
             return False
         try:
@@ -171,12 +165,12 @@ class RedisOperations(Operations):
             args += (job_id, digest, new, job.priority, max_losses_of(job), follows, terms)
             size += len(document)
             if size > BYTES:
-                done, args, size = done + sum(await self._run(_RERUN, *args)), [], 0
-        return done + (sum(await self._run(_RERUN, *args)) if args else 0)
+                done, args, size = done + sum(await self._link.run(_RERUN, *args)), [], 0
+        return done + (sum(await self._link.run(_RERUN, *args)) if args else 0)
 
     async def delete(self, key: str) -> bool:
         """See ``Operations.delete``."""
-        (gone,) = await self._run(_DELETE, "", self._layout.job_id(key), "")
+        (gone,) = await self._link.run(_DELETE, "", self._layout.job_id(key), "")
         return bool(gone)
 
     async def purge(self) -> int:
@@ -186,7 +180,7 @@ class RedisOperations(Operations):
         enough = 4 * waiting + 100 * LIMIT
         total = seen = 0
         while seen < enough:
-            removed, looked = await self._run(_PURGE, LIMIT)
+            removed, looked = await self._link.run(_PURGE, LIMIT)
             total, seen = total + removed, seen + looked
             if not looked:
                 break
@@ -196,15 +190,15 @@ class RedisOperations(Operations):
 
     async def pause(self, *, by: str = "") -> None:
         """See ``Operations.pause``."""
-        await self._run(_PAUSE, records.to_json({"since": int(time.time() * 1000), "by": by}), again=True)
+        await self._link.run(_PAUSE, records.to_json({"since": int(time.time() * 1000), "by": by}), again=True)
 
     async def resume(self) -> None:
         """See ``Operations.resume``."""
-        await self._run(_PAUSE, "", again=True)
+        await self._link.run(_PAUSE, "", again=True)
 
     async def paused(self) -> Pause | None:
         """See ``Operations.paused``."""
-        text = await self._call(("GET", self._layout.key("paused")), again=True)
+        text = await self._link.call("GET", self._layout.key("paused"), again=True)
         if text is None:
             return None
         try:
@@ -219,7 +213,7 @@ class RedisOperations(Operations):
         """See ``Operations.add_minutes``."""
         triples = [(minute, f"{task}:{field}", number) for minute, task, field, number in tallies.flatten(minutes)]
         for start in range(0, len(triples), _TALLIED):
-            await self._run(_TALLY, *(value for triple in triples[start : start + _TALLIED] for value in triple))
+            await self._link.run(_TALLY, *(value for triple in triples[start : start + _TALLIED] for value in triple))
 
     async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
         """See ``Operations.minutes``."""
@@ -227,32 +221,13 @@ class RedisOperations(Operations):
         found: list[Minute] = []
         for start in range(0, len(wanted), _READ_AT_ONCE):
             part = wanted[start : start + _READ_AT_ONCE]
-            for minute, packed in zip(part, await self._run(_MINUTES, part[0], len(part), again=True), strict=True):
+            for minute, packed in zip(
+                part, await self._link.run(_MINUTES, part[0], len(part), again=True), strict=True
+            ):
                 # An empty one is packed as an empty map; Lua's tables are both.
                 if fields := msgspec.msgpack.decode(packed):
                     found.append(tallies.restore(minute, _fields(fields)))
         return found
-
-    # Asking the server
-
-    async def _run(self, script: Script, *args: bytes | str | float, again: bool = False) -> Any:
-        arguments = (self._layout.prefix, *args)
-        return await self._ask(lambda link: script.run(link, self._layout.incomplete, arguments), again=again)
-
-    async def _call(self, command: Sequence[bytes | str | float], *, again: bool) -> Any:
-        return await self._ask(lambda link: link.call(command), again=again)
-
-    async def _ask(self, ask: Callable[[Link], Awaitable[AnswerT]], *, again: bool) -> AnswerT:
-        """Ask, and once more if the connection was a dead one; with ``again`` also where the first may have arrived."""
-        try:
-            try:
-                return await ask(self._link)
-            except (RedisError, OSError) as error:
-                if isinstance(error, ResponseError) or not (again or never_sent(error)):
-                    raise
-                return await ask(self._link)
-        except (RedisError, OSError) as error:
-            raise QueueUnavailableError(self._label, reason_of(error)) from error
 
 
 def _shape(which: JobFilter) -> tuple[type, ...]:

@@ -137,8 +137,8 @@ class Producer:
         return submissions
 
     def arguments(self, job: Job) -> list[bytes | str | float]:
-        """A new job as ``enqueue.lua`` takes it, without the prefix."""
-        return self._arguments([self._entry(job, once=False)])[1:]
+        """A new job as ``enqueue.lua`` takes it."""
+        return self._arguments([self._entry(job, once=False)])
 
     async def store_again(self, job: Job) -> None:
         """Store a job that may have been stored by an earlier call, also by another process, and may have run since."""
@@ -153,7 +153,7 @@ class Producer:
             RedisError: It is unknown whether it was done; it is safe to ask again.
         """
         args = self._arguments([self._entry(job, once=False) for job in jobs], owed)
-        await _ENQUEUE.run(self._bulk, self._layout.incomplete, args, self._deadline)
+        await _ENQUEUE.run(self._bulk, self._layout, args, self._deadline)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -236,7 +236,7 @@ class Producer:
         args = self._arguments(entries)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.
-            answer = await _ENQUEUE.run(link, self._layout.incomplete, args, self._deadline / 2)
+            answer = await _ENQUEUE.run(link, self._layout, args, self._deadline / 2)
         except ResponseError:
             for entry in entries:
                 entry.flying = False  # refused, with nothing stored
@@ -248,7 +248,7 @@ class Producer:
         return _each(answer, entries)
 
     def _arguments(self, entries: Sequence[_Entry], owed: bytes = b"") -> list[bytes | str | float]:
-        args: list[bytes | str | float] = [self._layout.prefix, owed]
+        args: list[bytes | str | float] = [owed]
         for entry in entries:
             entry.flying = True
             args += (
@@ -275,7 +275,8 @@ class Producer:
         names = [("EVALSHA", _ENQUEUE.digest) if self._taught == link.epoch else ("EVAL", _ENQUEUE.source)]
         names += [("EVALSHA", _ENQUEUE.digest)] * (len(parts) - 1)
         calls = [
-            (*name, 1, self._layout.incomplete, *self._arguments(part)) for name, part in zip(names, parts, strict=True)
+            (*name, 1, self._layout.incomplete, self._layout.prefix, *self._arguments(part))
+            for name, part in zip(names, parts, strict=True)
         ]
         try:
             *answers, written, waited = await link.call_all(

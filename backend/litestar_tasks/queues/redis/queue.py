@@ -398,7 +398,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
     async def _run_scripts(
         self, link: Link, calls: Sequence[tuple[Script, tuple[bytes | str | float, ...]]]
     ) -> list[Any]:
-        return [await script.run(link, self._layout.incomplete, (self._layout.prefix, *args)) for script, args in calls]
+        return [await script.run(link, self._layout, args) for script, args in calls]
 
     async def _inspect_guarantee(self) -> None:
         """Refuse a server that cannot keep the durability that is asked for."""
