@@ -43,7 +43,8 @@ from litestar_tasks.exceptions import (
     UnknownTaskError,
 )
 from litestar_tasks.follow_ups import ERROR, RESULT
-from litestar_tasks.job import Event, JobHandle, JobOutcome, JobSpec, JobStatus, LogLine
+from litestar_tasks.handle import JobHandle
+from litestar_tasks.job import Event, JobOutcome, JobSpec, JobStatus, LogLine
 from litestar_tasks.middleware import CallNext, EnqueueHook, Middleware
 from litestar_tasks.options import EnqueueOptions, RegistryOptions, TaskOptions
 from litestar_tasks.payload import INJECTED

@@ -21,7 +21,7 @@ from litestar_tasks.exceptions import (
     DuplicateTaskError,
     UnknownTaskError,
 )
-from litestar_tasks.job import JobHandle
+from litestar_tasks.handle import JobHandle
 from litestar_tasks.middleware import EnqueueHook
 from litestar_tasks.option_checks import check_options
 from litestar_tasks.options import DEFAULTS, RegistryOptions, TaskOptions

@@ -13,7 +13,8 @@ from litestar_tasks.attachment import Attachment
 from litestar_tasks.codec import could_become
 from litestar_tasks.durations import seconds
 from litestar_tasks.exceptions import ConfigurationError, PayloadError
-from litestar_tasks.job import JobHandle, JobQueue, JobSpec, Submission
+from litestar_tasks.handle import JobHandle
+from litestar_tasks.job import JobQueue, JobSpec, Submission
 from litestar_tasks.options import EnqueueOptions
 from litestar_tasks.secret import secrets_of
 from litestar_tasks.uniqueness import bonds_of

@@ -11,7 +11,7 @@ from typing_extensions import ParamSpec, TypeVar, Unpack
 from litestar_tasks.task.task import AnyTask
 
 if TYPE_CHECKING:
-    from litestar_tasks.job import JobHandle
+    from litestar_tasks.handle import JobHandle
     from litestar_tasks.options import EnqueueOptions
     from litestar_tasks.task.call import Call, Enqueuer
 

@@ -11,7 +11,8 @@ from typing import Any, Self
 
 from typing_extensions import Unpack
 
-from litestar_tasks.job import JobHandle, JobSpec
+from litestar_tasks.handle import JobHandle
+from litestar_tasks.job import JobSpec
 from litestar_tasks.options import EnqueueOptions
 from litestar_tasks.payload import SUPPLIED
 from litestar_tasks.task.call import Call, Enqueuer

@@ -21,7 +21,8 @@ from litestar_tasks.exceptions import (
     UnknownQueueError,
 )
 from litestar_tasks.follow_ups import PARENT
-from litestar_tasks.job import ENDS, JobHandle, JobStatus
+from litestar_tasks.handle import JobHandle
+from litestar_tasks.job import ENDS, JobStatus
 from litestar_tasks.outbox.database import check_engine, find_config, is_missing, reason_of
 from litestar_tasks.outbox.history.models import history_tables
 from litestar_tasks.outbox.history.recorder import Recorder
