@@ -231,7 +231,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
     def _quarantine(self, token: int, key: str, document: bytes, error: Exception) -> None:
         logger.error("queue %r: %s is put aside as failed: %s", self._name, self._queue.job_id(key), error)
         job = ClaimedJob(
-            function="(undecodable)",
+            function=records.UNDECODABLE,
             queue=self._queue,
             key=key,
             status=Status.FAILED,

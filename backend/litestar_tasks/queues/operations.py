@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 __all__ = (
     "BOUNDS",
+    "BY_OPERATOR",
     "ENDED",
     "STATES",
     "WAITING",
@@ -43,6 +44,9 @@ STATES: Final[tuple[JobState, ...]] = (*WAITING, "active", *ENDED)
 BulkAction: TypeAlias = Literal["retry", "abort", "delete"]
 """``retry`` gives jobs that have ended a new life, and starts retrying ones now; ``abort`` ends those that wait or run;
 ``delete`` forgets those that have ended, with their records."""
+
+BY_OPERATOR: Final = "aborted with others by an operator"
+"""The reason of jobs that are aborted in bulk."""
 
 _ACTS_ON: Final[Mapping[BulkAction, tuple[JobState, ...]]] = {
     "retry": (*ENDED, "retrying"),

@@ -15,6 +15,7 @@ from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.locks import lock_anew
 from litestar_tasks.queues.operations import (
+    BY_OPERATOR,
     ENDED,
     BulkAction,
     BulkStep,
@@ -47,7 +48,6 @@ _STEP: Final = 500
 _CHANGED: Final = 50
 """Records that are read, written anew and stored again at a time."""
 _TIMEOUT: Final = 15.0
-_UNREADABLE: Final = "(undecodable)"
 _ENDS: Final = ("complete", "failed", "aborted")
 
 
@@ -233,7 +233,7 @@ class PostgresOperations(Operations):
             return await self._delete(keys, [status])
         if action == "abort":
             status = "active" if which.state == "active" else "queued"
-            return await self.cancel(keys, "aborted with others by an operator", statuses=[status])
+            return await self.cancel(keys, BY_OPERATOR, statuses=[status])
         if which.state == "retrying":
             return await self._retry_now(keys)
         return await self._rerun(keys, [status])
@@ -275,7 +275,7 @@ class PostgresOperations(Operations):
                     job = records.restore(Job, self._queue, document, key=key)
                 except records.UndecodableError:
                     continue
-                if status not in statuses or job.function == _UNREADABLE:
+                if status not in statuses or job.function == records.UNDECODABLE:
                     continue
                 begin_anew(job)
                 lock = lock_anew(job)

@@ -17,6 +17,7 @@ from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.operations import (
+    BY_OPERATOR,
     ENDED,
     STATES,
     BulkAction,
@@ -60,7 +61,6 @@ _READ_AT_ONCE: Final = 15
 """Minutes that one call reads at the most."""
 _ROUNDS: Final = 100
 _TALLIED: Final = 1_000
-_UNREADABLE: Final = "(undecodable)"
 
 
 class RedisOperations(Operations):
@@ -136,7 +136,7 @@ class RedisOperations(Operations):
         pairs = [value for one, _ in found for value in (one.job_id, one.state)]
         if action == "delete":
             return sum(await self._link.run(_DELETE, which.state, *pairs))
-        reason = records.to_json("aborted with others by an operator")
+        reason = records.to_json(BY_OPERATOR)
         answer = await self._link.run(_ABORT, reason, self._limits.failed_ttl, self._limits.others, *pairs)
         return sum(map(bool, answer))
 
@@ -157,7 +157,7 @@ class RedisOperations(Operations):
         done = size = 0
         for job_id, document, job in found:
             digest = new = b""
-            if job.status in (Status.COMPLETE, Status.FAILED, Status.ABORTED) and job.function != _UNREADABLE:
+            if job.status in (Status.COMPLETE, Status.FAILED, Status.ABORTED) and job.function != records.UNDECODABLE:
                 digest = hashlib.sha1(document, usedforsecurity=False).hexdigest().encode()
                 begin_anew(job)
                 new = records.encode(job)
