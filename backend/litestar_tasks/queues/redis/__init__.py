@@ -2,7 +2,7 @@
 
 The parts, each in a module of its own: ``queue`` is the face, ``layout`` names the keys, ``scripts/`` changes them,
 ``connection`` reaches the server, ``producer`` stores jobs, ``consumer`` holds a worker's claims, with ``cycles`` for
-its traffic, ``lease`` for its sign of life and ``recovery`` for others who have lost theirs; ``waiters`` hears what is
+its traffic, ``lease`` for its sign of life and ``recovery`` for others who have lost theirs; ``announcements`` hears what is
 announced.
 """
 

@@ -27,9 +27,9 @@ from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
+    from litestar_tasks.queues.redis.announcements import Announcements
     from litestar_tasks.queues.redis.connection import Endpoint, Link
     from litestar_tasks.queues.redis.layout import Layout
-    from litestar_tasks.queues.redis.waiters import Announcements
 
 __all__ = ("Consumer",)
 

@@ -26,6 +26,7 @@ from litestar_tasks.queues.batching import Batcher
 from litestar_tasks.queues.holding import Assignment
 from litestar_tasks.queues.operations import Capability
 from litestar_tasks.queues.outage import Outage
+from litestar_tasks.queues.redis.announcements import Announcements
 from litestar_tasks.queues.redis.connection import Endpoint, Link
 from litestar_tasks.queues.redis.consumer import Consumer
 from litestar_tasks.queues.redis.durability import guarantee_of
@@ -36,7 +37,6 @@ from litestar_tasks.queues.redis.producer import Producer
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
 from litestar_tasks.queues.redis.schedules import RedisSchedules
-from litestar_tasks.queues.redis.waiters import Announcements
 from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.retention import FAILED_TTL
 from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
