@@ -21,8 +21,9 @@ from litestar_tasks.job import JobSpec
 from litestar_tasks.middleware import EnqueueHook, Middleware
 from litestar_tasks.option_checks import check_options, check_together
 from litestar_tasks.options import DEFAULTS, EnqueueOptions
-from litestar_tasks.payload import Kind, Payload, read_parameters
+from litestar_tasks.payload import Payload
 from litestar_tasks.retry import stored_policies
+from litestar_tasks.signature import Kind, read_parameters
 from litestar_tasks.task.executor import check_executor
 from litestar_tasks.task.result import Result
 from litestar_tasks.uniqueness import bonds_of, check_by

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from litestar_tasks.exceptions import DependencyError
-from litestar_tasks.payload import INJECTED, SUPPLIED, Kind
+from litestar_tasks.signature import INJECTED, SUPPLIED, Kind
 
 if TYPE_CHECKING:
     from litestar_tasks.task.declaration import Declaration

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from litestar_tasks.codec import Hooks
 from litestar_tasks.current import CurrentJob
 from litestar_tasks.exceptions import DeclarationError, InvalidTaskError
-from litestar_tasks.payload import SUPPLIED, read_parameters
+from litestar_tasks.signature import SUPPLIED, read_parameters
 from litestar_tasks.task.result import Result
 
 if TYPE_CHECKING:

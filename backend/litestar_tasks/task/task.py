@@ -14,7 +14,7 @@ from typing_extensions import Unpack
 from litestar_tasks.handle import JobHandle
 from litestar_tasks.job import JobSpec
 from litestar_tasks.options import EnqueueOptions
-from litestar_tasks.payload import SUPPLIED
+from litestar_tasks.signature import SUPPLIED
 from litestar_tasks.task.call import Call, Enqueuer
 from litestar_tasks.task.declaration import Declaration, Home
 from litestar_tasks.task.direct import refuse_unfilled

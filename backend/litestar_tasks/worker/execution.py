@@ -185,9 +185,8 @@ class Execution:
         self.in_thread.add(job.token)
         running = loop.run_in_executor(self._threads, contextvars.copy_context().run, call)
         try:
-            await _whichever_first(
-                started.wait(), running
-            )  # the clock starts with the function, not in the pool's queue
+            # The clock starts with the function, not in the pool's queue.
+            await _whichever_first(started.wait(), running)
             done, _ = await asyncio.wait({running}, timeout=limit)
             if not done:
                 logger.warning(
