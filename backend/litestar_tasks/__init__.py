@@ -43,10 +43,10 @@ from litestar_tasks.exceptions import (
     UnknownTaskError,
 )
 from litestar_tasks.follow_ups import ERROR, RESULT
-from litestar_tasks.job import Event, JobHandle, JobOutcome, JobSpec, JobStatus, LogLine
+from litestar_tasks.handle import JobHandle
+from litestar_tasks.job import Event, JobOutcome, JobSpec, JobStatus, LogLine
 from litestar_tasks.middleware import CallNext, EnqueueHook, Middleware
 from litestar_tasks.options import EnqueueOptions, RegistryOptions, TaskOptions
-from litestar_tasks.payload import INJECTED
 from litestar_tasks.plugin import TasksPlugin
 from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.task_queues import TaskQueues
@@ -54,6 +54,7 @@ from litestar_tasks.registry import Registry
 from litestar_tasks.retry import Backoff, Constant, Discard, Exponential, Linear, Retry, Snooze
 from litestar_tasks.schedule import Firing, Mark, Schedule, ScheduleOptions, ScheduleState
 from litestar_tasks.secret import Secret
+from litestar_tasks.signature import INJECTED
 from litestar_tasks.task import AnyTask, Call, ContextTask, Enqueuer, SyncContextTask, Task, enqueue_many
 from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 

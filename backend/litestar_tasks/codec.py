@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Final, Generic, TypeVar, cast
 
 import msgspec
@@ -43,8 +43,8 @@ class Hooks:
     has one for their base class, which is for answers of routes, and loses what cannot be read back.
     """
 
-    encoders: Mapping[Any, Callable[[Any], Any]]
-    decoders: Sequence[tuple[Callable[[Any], bool], Callable[[type, Any], Any]]]
+    encoders: Mapping[Any, Callable[[Any], Any]] = field(default_factory=dict[Any, Callable[[Any], Any]])
+    decoders: Sequence[tuple[Callable[[Any], bool], Callable[[type, Any], Any]]] = ()
 
     def storable(self, cls: type) -> bool:
         """Whether values of ``cls`` go in and come out again."""

@@ -15,7 +15,7 @@ from litestar_tasks.broker_url import REDIS_SCHEMES, RedisURL, redact
 from litestar_tasks.exceptions import ConfigurationError
 from litestar_tasks.keyring import check_keys
 from litestar_tasks.middleware import EnqueueHook, Middleware
-from litestar_tasks.options import check_middleware, check_on_enqueue
+from litestar_tasks.option_checks import check_middleware, check_on_enqueue
 from litestar_tasks.queue_config import QueueConfig
 from litestar_tasks.registry import Registry
 

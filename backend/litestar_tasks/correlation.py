@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ("CORRELATION", "correlation_id", "from_headers")
+if TYPE_CHECKING:
+    from litestar.types import ASGIApp, Receive, Scope, Send
+
+__all__ = ("CORRELATION", "correlated", "correlation_id", "from_headers")
 
 CORRELATION: Final = "correlation_id"
 """Where a job's ``meta`` keeps it."""
@@ -41,3 +44,19 @@ def from_headers(headers: Iterable[tuple[bytes, bytes]], names: Sequence[bytes])
         if text and len(text) <= _LONGEST and text.isascii() and text.isprintable():
             return text
     return None
+
+
+def correlated(app: ASGIApp, names: Sequence[bytes]) -> ASGIApp:
+    """An app whose requests set the correlation id of the jobs that they enqueue."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        if (found := from_headers(scope["headers"], names)) is None:
+            await app(scope, receive, send)
+            return
+        before = correlation_id.set(found)
+        try:
+            await app(scope, receive, send)
+        finally:
+            correlation_id.reset(before)
+
+    return call

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 from litestar_tasks.correlation import CORRELATION
 from litestar_tasks.exceptions import JobError
 from litestar_tasks.follow_ups import PARENT
-from litestar_tasks.job import LOG, MESSAGE, JobHandle, JobQueue
+from litestar_tasks.handle import JobHandle
+from litestar_tasks.job import LOG, MESSAGE, JobQueue
 from litestar_tasks.redaction import without_known
 
 if TYPE_CHECKING:

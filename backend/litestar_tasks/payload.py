@@ -1,120 +1,23 @@
-"""A task's signature: which parameters are payload, which are supplied, and how the payload is stored."""
+"""The arguments of a task's calls: what they may be, and how they are stored."""
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
 from functools import cached_property
-from types import SimpleNamespace
-from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+from typing import Any, Final
 
 import msgspec
-from litestar.di import Dependency
 from msgspec import UNSET, UnsetType
-from saq.types import Context
 
-from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, split_path, unstorable
-from litestar_tasks.exceptions import DeclarationError, DependencyError, InvalidTaskError, PayloadError
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, split_path
+from litestar_tasks.exceptions import InvalidTaskError, PayloadError
 from litestar_tasks.follow_ups import Placeholder
 from litestar_tasks.secret import Secrets, secrets_of
+from litestar_tasks.signature import Kind, Parameter, tidy
 
-__all__ = ("INJECTED", "Kind", "Parameter", "Payload", "read_parameters")
-
-
-class _Injected:
-    """The type of ``INJECTED``, so that it reads well in signatures and errors."""
-
-    def __repr__(self) -> str:
-        return "INJECTED"
-
-
-INJECTED: Final[Any] = _Injected()
-"""The default of a parameter that the worker supplies: ``db_session: AsyncSession = INJECTED``."""
-
-_NO_HOOKS: Final = Hooks(encoders={}, decoders=())
-
-
-class Kind(Enum):
-    """Where a parameter's value comes from. The signature alone decides."""
-
-    CONTEXT = "context"
-    """SAQ's ``Context``: the first parameter if it is annotated so, or is named ``ctx`` and not annotated."""
-    JOB = "job"
-    """The running job: a parameter annotated ``CurrentJob``."""
-    INJECTED = "injected"
-    """A dependency: its default is ``INJECTED``, its annotation a ``NamedDependency``, the task or its registry has one
-    of its name, or its type can't be stored."""
-    PAYLOAD = "payload"
-    """An argument of the call."""
-    UNRESOLVED = "unresolved"
-    """Its annotation names what exists only once the app runs (an import under ``TYPE_CHECKING``)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One parameter of a task."""
-
-    name: str
-    kind: Kind
-    annotation: Any
-    """The resolved annotation; ``Any`` where there is none."""
-    required: bool
-    """Whether it has no default, or ``INJECTED`` for one."""
-    positional_only: bool
-    positional: bool
-    """Whether it can be passed by position."""
-    default: Any = None
-    """What it is where the call leaves it out; of no meaning for a required one."""
-
-
-def read_parameters(
-    fn: Callable[..., Any],
-    *,
-    name: str,
-    job_type: type,
-    supplied: Collection[str] = (),
-    namespace: Mapping[str, Any] | None = None,
-    hooks: Hooks | None = None,
-) -> tuple[list[Parameter], Any]:
-    """Read a function's parameters and its return annotation.
-
-    Args:
-        fn: The task's function.
-        name: The task's name, for errors.
-        job_type: The class that stands for the running job in annotations.
-        supplied: Names for which the task or its registry has a dependency. Defaults to none.
-        namespace: Names that annotations may use beside the function's module, or None at import, when names that
-            cannot be resolved yet are left as ``Kind.UNRESOLVED``.
-        hooks: How the app stores types that msgspec does not know. Defaults to none.
-
-    Raises:
-        InvalidTaskError: A signature that no call could be stored for.
-    """
-    signature = inspect.signature(fn)
-    parameters: list[Parameter] = []
-    for position, parameter in enumerate(signature.parameters.values()):
-        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-            raise InvalidTaskError(
-                f"task {name!r}: parameter '{parameter}' takes any arguments, so nothing can be checked or stored by "
-                "name; list the parameters"
-            )
-        kind, annotation = _classify(fn, parameter, position, name, job_type, supplied, namespace, hooks or _NO_HOOKS)
-        parameters.append(
-            Parameter(
-                name=parameter.name,
-                kind=kind,
-                annotation=annotation,
-                required=parameter.default is parameter.empty or parameter.default is INJECTED,
-                positional_only=parameter.kind is parameter.POSITIONAL_ONLY,
-                positional=parameter.kind is not parameter.KEYWORD_ONLY,
-                default=parameter.default,
-            )
-        )
-    returns = _resolve(fn, "return", signature.return_annotation, namespace)
-    return parameters, returns
+__all__ = ("Payload",)
 
 
 class Payload:
@@ -123,8 +26,8 @@ class Payload:
     Args:
         task: The task's name, for errors.
         parameters: All parameters of the task, none of them unresolved.
-        hooks: How the app stores types that msgspec does not know. Defaults to none.
-        limit: How many bytes of JSON a call's arguments may have. Defaults to None: any number.
+        hooks: How the app stores types that msgspec does not know.
+        limit: How many bytes of JSON a call's arguments may have.
 
     Attributes:
         secrets: Which parts of the arguments are stored encrypted; None where there are none.
@@ -133,9 +36,7 @@ class Payload:
         InvalidTaskError: A parameter's type cannot be stored.
     """
 
-    def __init__(
-        self, task: str, parameters: list[Parameter], hooks: Hooks = _NO_HOOKS, *, limit: int | None = None
-    ) -> None:
+    def __init__(self, task: str, parameters: list[Parameter], hooks: Hooks, *, limit: int) -> None:
         self._task = task
         self._limit = limit
         self._hooks = hooks
@@ -165,7 +66,7 @@ class Payload:
             self._codec: Codec[Any] = Codec(struct, hooks, outermost_is_checked=True)
             self.secrets: Secrets | None = secrets_of(struct)
         except (TypeError, ValueError) as error:
-            raise InvalidTaskError(f"task {task!r}: its arguments cannot be stored: {_tidy(error)}") from error
+            raise InvalidTaskError(f"task {task!r}: its arguments cannot be stored: {tidy(error)}") from error
 
     def schema(self) -> dict[str, Any]:
         """The JSON schema of the arguments; types that msgspec does not know may be anything."""
@@ -185,14 +86,14 @@ class Payload:
         size = 0
         try:
             stored = self._codec.encode(self._codec.validate(values))
-            size = json_size(stored) if stored and self._limit is not None else 0
+            size = json_size(stored) if stored else 0
         except (TypeError, ValueError, RecursionError) as error:
             refused = self._refused(error)
             if isinstance(error, UnstorableTypeError):  # which msgspec does not place
                 refused = PayloadError(self._task, str(error), path=self._unstorable(values))
         if refused is not None:
             raise refused
-        if self._limit is not None and size > self._limit:
+        if size > self._limit:
             raise PayloadError(
                 self._task,
                 f"the arguments have {size:,} bytes as JSON, and {self._limit:,} are allowed; store the data elsewhere "
@@ -352,88 +253,3 @@ _OPTIONS: Final = {
     "scheduled": "run_at",
     "scheduled_at": "run_at",
 }
-
-
-def _classify(
-    fn: Callable[..., Any],
-    parameter: inspect.Parameter,
-    position: int,
-    task: str,
-    job_type: type,
-    supplied: Collection[str],
-    namespace: Mapping[str, Any] | None,
-    hooks: Hooks,
-) -> tuple[Kind, Any]:
-    where = f"task {task!r}, parameter {parameter.name!r}"
-    if parameter.annotation is parameter.empty:
-        if parameter.name == "ctx":
-            if position:
-                raise InvalidTaskError(f"{where}: the context is the first parameter of a task")
-            return Kind.CONTEXT, Context
-        return (Kind.INJECTED if parameter.default is INJECTED or parameter.name in supplied else Kind.PAYLOAD), Any
-    annotation = _resolve(fn, parameter.name, parameter.annotation, namespace)
-    if annotation is _LATER:
-        return Kind.UNRESOLVED, parameter.annotation
-    plain = get_args(annotation)[0] if get_origin(annotation) is Annotated else annotation
-    if _is_context(plain):
-        if position:
-            raise InvalidTaskError(f"{where}: the context is the first parameter of a task")
-        return Kind.CONTEXT, annotation
-    if parameter.name == "ctx" and position == 0:
-        raise InvalidTaskError(
-            f"{where} is annotated {plain!r}, which a type checker takes for an argument of the call; annotate it "
-            "with saq.types.Context, or give the argument another name"
-        )
-    if plain is job_type:
-        return Kind.JOB, annotation
-    if parameter.default is INJECTED or parameter.name in supplied or _is_dependency(annotation):
-        return Kind.INJECTED, annotation
-    try:
-        foreign = unstorable(annotation, hooks)
-    except UnstorableTypeError as error:
-        raise InvalidTaskError(f"{where} cannot be stored: {_tidy(error)}") from error
-    return (Kind.PAYLOAD if foreign is None else Kind.INJECTED), annotation
-
-
-_LATER: Final = object()
-
-
-def _resolve(fn: Callable[..., Any], name: str, annotation: Any, namespace: Mapping[str, Any] | None) -> Any:
-    """An annotation with its names looked up; ``_LATER`` for one that needs the app's names."""
-    if annotation is inspect.Parameter.empty:
-        return Any
-    target = inspect.unwrap(fn)
-    try:
-        hints = get_type_hints(
-            SimpleNamespace(__annotations__={name: annotation}),
-            globalns={**(namespace or {}), **target.__globals__},
-            include_extras=True,
-        )
-    except NameError as error:
-        if namespace is None:
-            return _LATER
-        raise DependencyError(
-            f"{name!r} of {target.__module__}.{target.__qualname__} is annotated {annotation!r}, and {error}; import "
-            "it outside of TYPE_CHECKING, or add it to the app's signature_namespace"
-        ) from error
-    except (TypeError, SyntaxError) as error:
-        raise DeclarationError(
-            f"{name!r} of {target.__module__}.{target.__qualname__} has an annotation that cannot be read: {error}"
-        ) from error
-    return hints[name]
-
-
-def _is_context(annotation: Any) -> bool:
-    if annotation is Context:
-        return True
-    return any(_is_context(base) for base in getattr(annotation, "__orig_bases__", ()))
-
-
-def _is_dependency(annotation: Any) -> bool:
-    return get_origin(annotation) is Annotated and any(
-        isinstance(extra, Dependency) or extra is Dependency for extra in get_args(annotation)[1:]
-    )
-
-
-def _tidy(error: Exception) -> str:
-    return str(error).replace("`", "'")

@@ -5,19 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import signal
-from collections.abc import AsyncGenerator, Callable, Collection, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import (
     AbstractAsyncContextManager,
     AsyncExitStack,
     ExitStack,
     asynccontextmanager,
-    contextmanager,
     nullcontext,
-    suppress,
 )
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from litestar.di import Provide
 from litestar.exceptions import HTTPException
@@ -28,7 +25,7 @@ from litestar_saq import SAQPlugin
 from litestar_tasks.attachment import Attachment
 from litestar_tasks.codec import Hooks
 from litestar_tasks.config import TasksConfig
-from litestar_tasks.correlation import correlation_id, from_headers
+from litestar_tasks.correlation import correlated
 from litestar_tasks.exceptions import ConfigurationError, NotAttachedError, QueueUnavailableError, StartupError
 from litestar_tasks.keyring import Keyring
 from litestar_tasks.outbox.session import session_providers
@@ -37,8 +34,10 @@ from litestar_tasks.queues.task_queues import TaskQueues
 from litestar_tasks.worker.dependencies import Dependencies
 from litestar_tasks.worker.drain import until_empty
 from litestar_tasks.worker.garbage import collected_seldom
-from litestar_tasks.worker.lifespan import entered
+from litestar_tasks.worker.lifespan import entered, unwrapped
+from litestar_tasks.worker.running import running
 from litestar_tasks.worker.scheduler import Scheduler
+from litestar_tasks.worker.signals import stop_signals
 from litestar_tasks.worker.watchdog import Watchdog
 from litestar_tasks.worker.worker import Worker
 
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from click import Group
     from litestar import Litestar, Request
     from litestar.config.app import AppConfig
-    from litestar.types import ASGIApp, Receive, Scope, Send
 
     from litestar_tasks.config import HistoryConfig, OutboxConfig
     from litestar_tasks.outbox.history import HistoryDatabase, JobHistory
@@ -56,8 +54,6 @@ if TYPE_CHECKING:
 __all__ = ("TasksPlugin",)
 
 logger = logging.getLogger("litestar_tasks")
-
-_ONE_SIGNAL: Final = 1.0
 
 
 class TasksPlugin(InitPlugin, CLIPlugin):
@@ -103,7 +99,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             app_config.dependencies.setdefault("job_history", Provide(self.get_history, sync_to_thread=False))
         if self._config.correlation_headers:
             names = tuple(name.lower().encode() for name in self._config.correlation_headers)
-            app_config.middleware.insert(0, partial(_correlated, names=names))
+            app_config.middleware.insert(0, partial(correlated, names=names))
         app_config.dependencies.setdefault("task_queues", Provide(self.get_queues, sync_to_thread=False))
         app_config.signature_namespace.setdefault("TaskQueues", TaskQueues)
         app_config.exception_handlers.setdefault(QueueUnavailableError, _unavailable)
@@ -290,9 +286,9 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         self._serving = False
         # The handlers stay until the app has shut down: a late signal must not leave the embedded server behind.
         with ExitStack() as until_the_end:
-            async with _unwrapped(app), entered(app, self._config.lifespan) as resources:
+            async with unwrapped(app), entered(app, self._config.lifespan) as resources:
                 workers = self.get_workers(app, queues, resources=resources)
-                stopping = until_the_end.enter_context(_signals(workers))
+                stopping = until_the_end.enter_context(stop_signals(workers))
                 with Watchdog(), collected_seldom():
                     async with observe(workers), self._working(workers, drain=drain, ended=stopping.set) as parts:
                         self._introduce(workers)
@@ -311,7 +307,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         logger.info(
             "worker %d runs %s: %s; stop with SIGTERM",
             os.getpid(),
-            ", ".join(f"{worker.queue.label} (concurrency {worker.concurrency})" for worker in workers),
+            _shown(workers),
             ", ".join(tasks) or "no tasks",
         )
         if not tasks:
@@ -383,7 +379,7 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             logger.info(
                 "web process %d runs jobs, too: %s; each web process of this app has a worker of its own%s",
                 os.getpid(),
-                ", ".join(f"{worker.queue.label} (concurrency {worker.concurrency})" for worker in workers),
+                _shown(workers),
                 ", and memory:// gives it jobs of its own" if self._config.broker.startswith("memory:") else "",
             )
             yield
@@ -393,28 +389,18 @@ class TasksPlugin(InitPlugin, CLIPlugin):
     async def _working(
         self, workers: list[Worker], *, drain: bool = False, ended: Callable[[], None] = lambda: None
     ) -> AsyncGenerator[list[asyncio.Task[None]], None]:
-        """Let workers work, and hand out what does; ``ended`` is called when a part of it ends by itself."""
+        """Let workers work beside the scheduler, or until a drain has come to its end; see ``running``."""
         broker = self._broker()
-        scheduler = Scheduler(broker.schedules, broker.queues, [worker.queue.label for worker in workers])
-        for worker in workers:
-            await worker.open()
-        parts = [asyncio.create_task(worker.start(), name=f"worker-{worker.queue.label}") for worker in workers]
         if drain:
-            outbox = self._outboxes.get(self._broker())
-            parts.append(asyncio.create_task(until_empty(workers, outbox.flush if outbox else None), name="drain"))
+            outbox = self._outboxes.get(broker)
+            beside: Callable[[], Coroutine[Any, Any, None]] = partial(
+                until_empty, workers, outbox.flush if outbox else None
+            )
         else:
-            parts.append(asyncio.create_task(scheduler.run(), name="scheduler"))
-        for part in parts:
-            part.add_done_callback(_say_why)
-            part.add_done_callback(lambda _: ended())
-        try:
+            labels = [worker.queue.label for worker in workers]
+            beside = Scheduler(broker.schedules, broker.queues, labels).run
+        async with running(workers, beside, name="drain" if drain else "scheduler", ended=ended) as parts:
             yield parts
-        finally:
-            parts[-1].cancel()
-            await asyncio.gather(*(worker.stop() for worker in workers))
-            for part in parts:
-                with suppress(asyncio.CancelledError, Exception):
-                    await part
 
     def _broker(self) -> Broker:
         brokers = self._brokers.get(asyncio.get_running_loop())
@@ -426,44 +412,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         return brokers[-1]
 
 
-@asynccontextmanager
-async def _unwrapped(app: Litestar) -> AsyncGenerator[None, None]:
-    """The app's lifespan, with the error that ended it as it was raised: Litestar's task group wraps it in a group."""
-    try:
-        async with app.lifespan():
-            yield
-    except BaseExceptionGroup as group:
-        if len(group.exceptions) == 1:
-            raise group.exceptions[0] from None
-        raise
-
-
-@contextmanager
-def _signals(workers: Sequence[Worker]) -> Generator[asyncio.Event, None, None]:
-    """The first SIGTERM or SIGINT asks to stop, by the event; a further one ends the grace period.
-
-    A repetition within a second is the same one: a service manager that signals every process of a service, and the
-    supervisor that hands on what it got, both reach this process.
-    """
-    loop, stopping = asyncio.get_running_loop(), asyncio.Event()
-    asked = 0.0
-
-    def receive() -> None:
-        nonlocal asked
-        if not stopping.is_set():
-            asked = loop.time()
-            stopping.set()
-        elif loop.time() - asked > _ONE_SIGNAL:
-            for worker in workers:
-                worker.hurry()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, receive)
-    try:
-        yield stopping
-    finally:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
+def _shown(workers: Sequence[Worker]) -> str:
+    return ", ".join(f"{worker.queue.label} (concurrency {worker.concurrency})" for worker in workers)
 
 
 def _database(settings: OutboxConfig, app_config: AppConfig) -> Database:
@@ -492,27 +442,6 @@ def _history(settings: HistoryConfig, app_config: AppConfig) -> HistoryDatabase:
         ) from error
     app_config.signature_namespace.setdefault("JobHistory", JobHistory)
     return HistoryDatabase(settings, app_config.plugins)
-
-
-def _correlated(app: ASGIApp, names: Sequence[bytes]) -> ASGIApp:
-    """An app whose requests set the correlation id of the jobs that they enqueue."""
-
-    async def call(scope: Scope, receive: Receive, send: Send) -> None:
-        if (found := from_headers(scope["headers"], names)) is None:
-            await app(scope, receive, send)
-            return
-        before = correlation_id.set(found)
-        try:
-            await app(scope, receive, send)
-        finally:
-            correlation_id.reset(before)
-
-    return call
-
-
-def _say_why(task: asyncio.Task[Any]) -> None:
-    if not task.cancelled() and (error := task.exception()) is not None:
-        logger.error("%s ended: %s", task.get_name(), error, exc_info=error)
 
 
 def _unavailable(request: Request[Any, Any, Any], error: QueueUnavailableError) -> Response[Mapping[str, Any]]:

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import Unpack
 
+from litestar_tasks.durations import seconds
 from litestar_tasks.exceptions import InvalidScheduleError, PayloadError, UnknownTaskError
-from litestar_tasks.job import JobHandle
-from litestar_tasks.options import seconds
+from litestar_tasks.handle import JobHandle
 from litestar_tasks.schedule import Schedule, ScheduleOptions, ScheduleState, schedule_fields
 from litestar_tasks.task import AnyTask
 

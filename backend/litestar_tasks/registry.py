@@ -21,9 +21,10 @@ from litestar_tasks.exceptions import (
     DuplicateTaskError,
     UnknownTaskError,
 )
-from litestar_tasks.job import JobHandle
+from litestar_tasks.handle import JobHandle
 from litestar_tasks.middleware import EnqueueHook
-from litestar_tasks.options import DEFAULTS, RegistryOptions, TaskOptions, check_options
+from litestar_tasks.option_checks import check_options
+from litestar_tasks.options import DEFAULTS, RegistryOptions, TaskOptions
 from litestar_tasks.queue_config import QueueConfig
 from litestar_tasks.recurring import Recurring, encode_kwargs, make_schedule
 from litestar_tasks.schedule import Misfire, Overlap, Schedule

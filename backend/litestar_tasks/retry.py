@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+from litestar_tasks.durations import seconds
 from litestar_tasks.exceptions import ConfigurationError
 
 __all__ = (
@@ -30,16 +31,12 @@ _LONGEST: Final = 366 * 86_400.0
 """Seconds that a job can be put off at the most: whatever is longer is a slip of a formula."""
 
 
-def _seconds(value: float | timedelta) -> float:
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)
-
-
 def _check(subject: str, **pauses: object) -> None:
     for name, value in pauses.items():
         if (
             isinstance(value, bool)
             or not isinstance(value, int | float | timedelta)
-            or not 0 <= _seconds(value) <= _LONGEST
+            or not 0 <= seconds(value) <= _LONGEST
         ):
             raise ConfigurationError(
                 f"{subject}: {name} is {value!r}; give seconds or a timedelta, not negative and up to a year"
@@ -65,7 +62,7 @@ class Constant:
 
     def __call__(self, attempt: int, /) -> float:
         """Seconds after this attempt, which is counted from 1."""
-        return _seconds(self.delay)
+        return seconds(self.delay)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +86,7 @@ class Linear:
 
     def __call__(self, attempt: int, /) -> float:
         """Seconds after this attempt, which is counted from 1."""
-        return min(_seconds(self.cap), _seconds(self.step) * attempt)
+        return min(seconds(self.cap), seconds(self.step) * attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +115,7 @@ class Exponential:
 
     def __call__(self, attempt: int, /) -> float:
         """Seconds after this attempt, which is counted from 1."""
-        limit = min(_seconds(self.cap), _seconds(self.base) * 2.0 ** min(attempt - 1, 60))
+        limit = min(seconds(self.cap), seconds(self.base) * 2.0 ** min(attempt - 1, 60))
         return random.uniform(0, limit) if self.jitter else limit  # noqa: S311  # spreads load, keeps no secret
 
 
@@ -142,7 +139,7 @@ def pause_after(attempt: int, backoff: Backoff) -> float:
     """
     pause = backoff(attempt)
     _check(f"what backoff returned for attempt {attempt}", pause=pause)
-    return _seconds(pause)
+    return seconds(pause)
 
 
 _POLICIES: Final[Mapping[str, Callable[..., Backoff]]] = {
@@ -162,7 +159,7 @@ def stored_policies(options: Mapping[str, Any]) -> dict[str, Any]:
     stored: dict[str, Any] = {name: [*map(_name, options[name])] for name in _EXCEPTIONS if name in options}
     if (policy := options.get("backoff")) is not None:
         values = [getattr(policy, field.name) for field in fields(policy)]
-        numbers = [value if isinstance(value, bool) else _seconds(value) for value in values]
+        numbers = [value if isinstance(value, bool) else seconds(value) for value in values]
         stored["backoff"] = [type(policy).__name__.lower(), *numbers]
     return stored
 
@@ -215,7 +212,7 @@ class _Again(Exception):  # signals, not errors: see the classes below
         """Seconds from now on; None where the task leaves it open."""
         if self._run_at is not None:
             return max(0.0, (self._run_at - datetime.now(UTC)).total_seconds())
-        return None if self._delay is None else _seconds(self._delay)
+        return None if self._delay is None else seconds(self._delay)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Whole, on the way out of another process: an exception's own way forgets keyword arguments."""

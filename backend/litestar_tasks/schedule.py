@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol, TypeAlias, Type
 from zoneinfo import ZoneInfo
 
 from litestar_tasks.cron import Cron
+from litestar_tasks.durations import seconds
 from litestar_tasks.exceptions import ConfigurationError, InvalidScheduleError
-from litestar_tasks.options import seconds
 
 if TYPE_CHECKING:
     from litestar_tasks.job import JobStatus

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 
 import msgspec
 
+from litestar_tasks.durations import seconds
 from litestar_tasks.exceptions import ConfigurationError, PayloadError
 
 __all__ = ("By", "Debounce", "Exclusive", "Lock", "Throttle", "Unique", "bonds_of", "check_by")
@@ -85,7 +86,7 @@ class Debounce:
         _check_duration(self.delay, "Debounce: delay")
         if self.max_wait is not None:
             _check_duration(self.max_wait, "Debounce: max_wait")
-            if _seconds(self.max_wait) < _seconds(self.delay):
+            if seconds(self.max_wait) < seconds(self.delay):
                 raise ConfigurationError(
                     f"Debounce: max_wait is {self.max_wait!r}, less than the delay of {self.delay!r}; give more, or a "
                     "plain delay"
@@ -157,13 +158,13 @@ def bonds_of(
     throttle: Throttle | None = levels["throttle"]
     exclusive: Exclusive | None = levels["exclusive"]
     if unique is not None:
-        window = 0 if unique.window is None else _seconds(unique.window)
+        window = 0 if unique.window is None else seconds(unique.window)
         lock = Lock(name=name("unique", unique.by), until=unique.until, window=window)
     elif debounce is not None:
-        deadline = 0 if debounce.max_wait is None else round(time.time() + _seconds(debounce.max_wait), 3)
+        deadline = 0 if debounce.max_wait is None else round(time.time() + seconds(debounce.max_wait), 3)
         lock = Lock(name=name("debounce", debounce.by), until="started", debounce=True, deadline=deadline)
     elif throttle is not None:
-        lock = Lock(name=name("throttle", throttle.by), until="enqueued", window=_seconds(throttle.period))
+        lock = Lock(name=name("throttle", throttle.by), until="enqueued", window=seconds(throttle.period))
     return lock, None if exclusive is None else name("exclusive", exclusive.by)
 
 
@@ -236,9 +237,5 @@ def _check_by(value: Any, subject: str) -> None:
 
 
 def _check_duration(value: Any, subject: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float | timedelta) or not 0 < _seconds(value) < 2**31:
+    if isinstance(value, bool) or not isinstance(value, int | float | timedelta) or not 0 < seconds(value) < 2**31:
         raise ConfigurationError(f"{subject} is {value!r}; give seconds or a timedelta, more than 0")
-
-
-def _seconds(value: float | timedelta) -> float:
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from litestar import Litestar
 
 from litestar_tasks import CurrentJob, Registry, TasksConfig, TasksPlugin
-from litestar_tasks.job import JobHandle
+from litestar_tasks.handle import JobHandle
 
 registry = Registry("chaos")
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from litestar_tasks import Exclusive, enqueue_many
-from litestar_tasks.job import JobHandle
+from litestar_tasks.handle import JobHandle
 from tests.chaos.conftest import LEASE, LONG, PROMISE, Field, times
 from tests.chaos.ledger_app import charge, report, send, work, work_in_thread
 

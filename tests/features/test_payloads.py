@@ -287,7 +287,7 @@ class TestSignatures:
         with pytest.raises(PayloadError, match=says):
             task.bind(value)
         with pytest.raises(ValueError, match=r"Expected|Invalid|Object missing|Input should|Field required"):
-            task.encode_result(value)
+            task.result.encode(value)
 
     async def test_names_that_exist_later_or_only_for_type_checkers_are_resolved(self, registry: Registry) -> None:
         @registry.task

@@ -321,9 +321,9 @@ class TestTypes:
             assert "a-secret" not in str(stored)
             assert "424242" not in str(stored)
             assert task.payload.decode(task.opened(stored)) == ([], {"x": value})
-            result = task.encode_result(value)
+            result = task.result.encode(value)
             assert "a-secret" not in str(result)
-            assert task.decode_result(msgspec.json.decode(msgspec.json.encode(result))) == value
+            assert task.result.decode(msgspec.json.decode(msgspec.json.encode(result))) == value
         assert "a-secret" not in repr(spec)
 
     async def test_only_what_is_secret_is_encrypted_and_equal_ones_look_different(
@@ -424,7 +424,7 @@ class TestErrors:
             task.bind(x=value)
         assert "hunter2" not in everything(caught.value)
         with pytest.raises(ValueError, match=r"\w") as refused:
-            task.encode_result(value)
+            task.result.encode(value)
         assert "hunter2" not in everything(refused.value)
         with pytest.raises(PayloadError) as undecodable:
             task.payload.decode({"x": value, "y": 1} if says.endswith("is secret") else {"x": value})

@@ -15,7 +15,7 @@ from pathlib import Path
 from litestar import Litestar
 
 from litestar_tasks import CurrentJob, Registry, TasksConfig, TasksPlugin
-from litestar_tasks.job import JobHandle
+from litestar_tasks.handle import JobHandle
 
 registry = Registry("recovery", queue="q", timeout=None)
 

@@ -23,7 +23,8 @@ import pytest
 import redis
 
 from litestar_tasks import TasksPlugin
-from litestar_tasks.job import JobHandle, JobSpec
+from litestar_tasks.handle import JobHandle
+from litestar_tasks.job import JobSpec
 from litestar_tasks.queues import presence
 from litestar_tasks.queues.base import WorkerHooks
 from litestar_tasks.queues.presence import Process, this_process

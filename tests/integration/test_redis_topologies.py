@@ -229,7 +229,7 @@ async def test_a_queue_waits_while_its_slot_moves_to_another_node_and_loses_and_
             await eventually(lambda: all(part.queue._outage.lasting for part in (crew, *feeds)))
             # This one reads lists before it comes to records; it must not begin, or jobs would be in no list any more.
             with pytest.raises(QueueUnavailableError, match="its hash slot is being moved"):
-                await records._operator._run(Script("purge"), 200)
+                await records._operator._link.run(Script("purge"), 200)
             cluster.move_keys(label, 2, "", 10_000)
             cluster.end_move(label, 2)
             await goes_on(*feeds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from litestar_tasks import QueueConfig, Registry, TasksConfig
-from litestar_tasks.queues.redis import RedisQueue
+from litestar_tasks.queues.retention import Limits
 
 
 def test_a_stop_gives_running_jobs_time_to_end() -> None:
@@ -21,8 +21,7 @@ def test_an_attempt_may_take_minutes_and_a_failure_is_remembered_longer_than_a_s
     spec = job.spec((), {})
     assert spec.timeout >= 60
     assert spec.max_attempts == 1
-    failed_ttl = RedisQueue.__init__.__kwdefaults__["failed_ttl"]  # type: ignore[index]  # they are all keyword-only
-    assert failed_ttl > spec.ttl > 3600
+    assert Limits().failed_ttl > spec.ttl > 3600
 
 
 def test_a_request_waits_seconds_for_its_enqueue_and_not_for_ever() -> None:

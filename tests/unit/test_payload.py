@@ -20,7 +20,7 @@ from saq.job import Job
 from saq.types import Context
 
 from litestar_tasks import INJECTED, ConfigurationError, CurrentJob, InvalidTaskError, PayloadError, Registry
-from litestar_tasks.payload import Kind
+from litestar_tasks.signature import Kind
 
 registry = Registry("payloads", allow_local=True)
 

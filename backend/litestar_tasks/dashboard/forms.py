@@ -18,8 +18,8 @@ import msgspec
 
 from litestar_tasks.dashboard.redaction import Redactor
 from litestar_tasks.exceptions import ConfigurationError, PayloadError
-from litestar_tasks.payload import Kind
 from litestar_tasks.redaction import MASK
+from litestar_tasks.signature import Kind
 
 if TYPE_CHECKING:
     from litestar_tasks.task import AnyTask

@@ -14,7 +14,8 @@ from litestar_tasks.dashboard.job_view import JobView, job_view
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
 from litestar_tasks.exceptions import PayloadError
 from litestar_tasks.follow_ups import PARENT
-from litestar_tasks.job import ENDS, JobHandle
+from litestar_tasks.handle import JobHandle
+from litestar_tasks.job import ENDS
 from litestar_tasks.queues.following import successors
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from litestar_tasks.job import ENDS
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from litestar_tasks.job import JobHandle
+    from litestar_tasks.handle import JobHandle
     from litestar_tasks.outbox.history import HistoryJob
     from litestar_tasks.task import AnyTask
 

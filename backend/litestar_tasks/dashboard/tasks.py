@@ -19,8 +19,9 @@ from litestar_tasks.dashboard.stats import Tally
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
 from litestar_tasks.dashboard.words import duration
 from litestar_tasks.exceptions import ConfigurationError, PayloadError, UnknownTaskError
-from litestar_tasks.job import JobHandle
-from litestar_tasks.options import DEFAULTS, EnqueueOptions, check_options
+from litestar_tasks.handle import JobHandle
+from litestar_tasks.option_checks import check_options
+from litestar_tasks.options import DEFAULTS, EnqueueOptions
 
 if TYPE_CHECKING:
     from litestar_tasks.schedule import Schedule

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
+from litestar_tasks.durations import seconds
 from litestar_tasks.exceptions import (
     DeclarationError,
     InvalidScheduleError,
@@ -19,7 +20,6 @@ from litestar_tasks.exceptions import (
     UnknownQueueError,
     UnknownTaskError,
 )
-from litestar_tasks.options import seconds
 from litestar_tasks.queues.schedule_records import CallOptions, ScheduleRecord, fields_of, moment_of
 from litestar_tasks.queues.schedules import Step
 from litestar_tasks.recurring import encode_kwargs

@@ -22,9 +22,20 @@ from litestar_tasks.queues.retention import Limits
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
-    from litestar_tasks.queues.schedules import ScheduleStore
 
-__all__ = ("BACK", "CLOSING", "UNSTARTED", "Hold", "Sending", "Tell", "Terms", "Write", "answered", "millis")
+__all__ = (
+    "BACK",
+    "CLOSING",
+    "UNSTARTED",
+    "Assignment",
+    "Hold",
+    "Sending",
+    "Tell",
+    "Terms",
+    "Write",
+    "answered",
+    "millis",
+)
 
 logger = logging.getLogger("litestar_tasks.queues")
 
@@ -54,6 +65,20 @@ class Terms:
     """With the loss of so many workers a job is failed: it may be what kills them."""
     limits: Limits = field(default_factory=Limits)
     """What is kept of jobs that have ended."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assignment:
+    """For whom a queue was opened, and how it is worked on."""
+
+    worker_id: str
+    """The worker's name in records."""
+    hooks: WorkerHooks
+    """How the worker is called back."""
+    terms: Terms
+    """The lease, and what is kept."""
+    relay: Relay
+    """Enqueues what follows jobs that have ended."""
 
 
 class Write(Protocol):
@@ -89,11 +114,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
         queue: The queue, for the jobs made here.
         address: Where the server is, for the log.
         outage: Whether it answers.
-        terms: The lease, and what is kept.
-        worker_id: The worker's name in records.
-        hooks: How the worker is called back.
-        relay: Enqueues what follows jobs that have ended.
-        schedules: Those of the queue, which hear that they were changed.
+        assignment: For whom, and how.
     """
 
     _server: ClassVar[str]
@@ -103,27 +124,16 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
     _sending: Sending[WriteT]
     _lease: LeaseT
 
-    def __init__(
-        self,
-        queue: TaskQueue,
-        address: str,
-        outage: Outage,
-        *,
-        terms: Terms,
-        worker_id: str,
-        hooks: WorkerHooks,
-        relay: Relay,
-        schedules: ScheduleStore,
-    ) -> None:
+    def __init__(self, queue: TaskQueue, address: str, outage: Outage, assignment: Assignment) -> None:
         self._queue = queue
         self._name = queue.name
+        self._schedules = queue.schedules
         self._address = address
         self._outage = outage
-        self._terms = terms
-        self._hooks = hooks
-        self._relay = relay
-        self._schedules = schedules
-        self.worker_id = worker_id
+        self._terms = assignment.terms
+        self._hooks = assignment.hooks
+        self._relay = assignment.relay
+        self.worker_id = assignment.worker_id
         self._claims: dict[int, ClaimedJob] = {}
         self._updates: dict[int, WriteT] = {}
         self._busy: set[int] = set()  # tokens that are being settled
@@ -223,7 +233,7 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
     def _quarantine(self, token: int, key: str, document: bytes, error: Exception) -> None:
         logger.error("queue %r: %s is put aside as failed: %s", self._name, self._queue.job_id(key), error)
         job = ClaimedJob(
-            function="(undecodable)",
+            function=records.UNDECODABLE,
             queue=self._queue,
             key=key,
             status=Status.FAILED,

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from saq.job import Job
 
 __all__ = (
-    "ABORTED_WITH_OTHERS",
     "BOUNDS",
+    "BY_OPERATOR",
     "ENDED",
     "PURGED",
     "STATES",
@@ -42,7 +42,8 @@ WAITING: Final[tuple[JobState, ...]] = ("queued", "scheduled", "retrying")
 ENDED: Final[tuple[JobState, ...]] = ("complete", "failed", "aborted", "quarantined")
 STATES: Final[tuple[JobState, ...]] = (*WAITING, "active", *ENDED)
 
-ABORTED_WITH_OTHERS: Final = "aborted with others by an operator"
+BY_OPERATOR: Final = "aborted with others by an operator"
+"""The reason of jobs that are aborted in bulk."""
 PURGED: Final = "purged by an operator"
 """What is said of a job that was. Its record is gone, so only who listens hears it."""
 

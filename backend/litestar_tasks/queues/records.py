@@ -13,9 +13,23 @@ from saq.job import Job, Status
 if TYPE_CHECKING:
     from saq.queue.base import Queue
 
-__all__ = ("UndecodableError", "check", "completed", "decode", "encode", "is_extensible", "mend", "restore", "to_json")
+__all__ = (
+    "UNDECODABLE",
+    "UndecodableError",
+    "check",
+    "completed",
+    "decode",
+    "encode",
+    "is_extensible",
+    "mend",
+    "restore",
+    "to_json",
+)
 
 JobT = TypeVar("JobT", bound=Job)
+
+UNDECODABLE: Final = "(undecodable)"
+"""What stands for the task of a job whose document could not be read."""
 
 # What a document leaves out. The default of a field that it always has equals no value.
 _DEFAULTS: Final[dict[str, Any]] = {

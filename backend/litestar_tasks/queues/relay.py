@@ -38,6 +38,7 @@ class Relay:
         self._every = every
         self._told = asyncio.Event()
         self._delivering = False
+        self._closing = False
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -51,6 +52,7 @@ class Relay:
     async def close(self) -> None:
         """Stop looking, after a last look if something is known to be owed: this may be the last worker for long."""
         known = self._told.is_set() or self._delivering
+        self._closing = True  # for a client that answers a cancellation with an error of its own
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
@@ -62,7 +64,7 @@ class Relay:
 
     async def _run(self) -> None:
         failures = 0
-        while True:
+        while not self._closing:
             self._told.clear()
             self._delivering = True
             try:

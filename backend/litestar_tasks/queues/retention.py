@@ -9,11 +9,11 @@ from saq.job import Job
 
 from litestar_tasks.queues.base import Settlement
 
-__all__ = ("FAILED_TTL", "SHORTEST_RECORD", "Limits", "record_ttl")
+__all__ = ("SHORTEST_RECORD", "Limits", "record_ttl")
 
 SHORTEST_RECORD: Final = 60
 """Seconds that every record is kept, so that an enqueue that is repeated finds that its job has run."""
-FAILED_TTL: Final = 7 * 86_400
+_FAILED_TTL: Final = 7 * 86_400
 """Seconds that a job that failed or was aborted is kept, where nothing else is said."""
 
 
@@ -25,11 +25,11 @@ class Limits:
     """Records of complete jobs. The cap wins over their ttl; without one a busy queue fills the server."""
     others: int = 100_000
     """Records of failed, and as many of aborted jobs."""
-    failed_ttl: int = FAILED_TTL
+    failed_ttl: int = _FAILED_TTL
     """Seconds for which the record of a job that failed or was aborted is kept at least."""
 
 
-def record_ttl(job: Job, settlement: Settlement, failed_ttl: int = FAILED_TTL) -> int:
+def record_ttl(job: Job, settlement: Settlement, failed_ttl: int = _FAILED_TTL) -> int:
     """Seconds for which the record is kept: 0 for ever, negative: so long, but not listed.
 
     Args:

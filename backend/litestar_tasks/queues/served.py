@@ -8,7 +8,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Generator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, contextmanager
-from typing import Any, ClassVar, Final, Generic, Protocol, TypeVar
+from typing import Any, ClassVar, Final, Generic, Protocol, TypedDict, TypeVar
 
 from saq.job import TERMINAL_STATUSES, Job, Status
 from saq.types import ListenCallback
@@ -18,12 +18,12 @@ from litestar_tasks.job import JobSpec, Submission
 from litestar_tasks.queues import records
 from litestar_tasks.queues.base import ClaimedJob, LeaseState, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.compatible import CompatibleQueue
-from litestar_tasks.queues.holding import Hold, Tell, Terms
+from litestar_tasks.queues.holding import Assignment, Hold, Tell, Terms
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import Limits
 
-__all__ = ("ServedQueue", "Tell", "terms_of", "wire_name")
+__all__ = ("ServedQueue", "Tell", "TermsOptions", "terms_of", "wire_name")
 
 logger = logging.getLogger("litestar_tasks.queues")
 
@@ -44,6 +44,25 @@ class _Producer(Protocol):
 ProducerT = TypeVar("ProducerT", bound=_Producer)
 
 
+class TermsOptions(TypedDict, total=False):
+    """On what terms workers hold the jobs of a queue, and what is kept of those that have ended."""
+
+    lease: float
+    """Seconds without a sign of life after which a worker counts as lost, whatever its jobs' timeouts. Defaults to
+    15."""
+    renew_every: float
+    """Seconds between two signs of life; a quarter of ``lease`` at the most. Defaults to 3."""
+    max_losses: int
+    """With the loss of so many workers a job is failed. A job's ``meta["max_losses"]`` wins over it, and
+    ``meta["at_most_once"]`` means 1. Defaults to 3."""
+    keep_complete: int
+    """Records of complete jobs that are kept at the most. Defaults to 10,000."""
+    keep_failed: int
+    """Records of failed, and as many of aborted, jobs. Defaults to 100,000."""
+    failed_ttl: int
+    """Seconds for which those are kept at least; a job's ``meta["failed_ttl"]`` wins. Defaults to 7 days."""
+
+
 class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
     """A queue that other processes share, with a server that may be away."""
 
@@ -52,6 +71,7 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
     _unanswered: ClassVar[tuple[type[Exception], ...]]
     """The same, and whatever else an answer may fail for that is no fault of the caller's."""
 
+    _terms: Terms
     _outage: Outage
     _producer: ProducerT
     _consumer: ConsumerT | None
@@ -80,9 +100,6 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
         return await self._producer.store_many([(job, once) for job in jobs])
 
     # What follows jobs that have ended
-
-    def _make_relay(self, lease: float) -> Relay:
-        return Relay(self.name, self._pay, every=lease / 3)
 
     @abstractmethod
     async def _pay(self) -> bool:
@@ -195,7 +212,8 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
         if self._consumer is not None:
             raise RuntimeError(f"queue {self.name!r} is open already; each worker needs a queue object of its own")
         await self._inspect()
-        consumer = self._consume(worker_id, hooks)
+        relay = Relay(self.name, self._pay, every=self._terms.lease / 3)
+        consumer = self._consume(Assignment(worker_id=worker_id, hooks=hooks, terms=self._terms, relay=relay))
         await consumer.open()
         self._consumer = consumer
 
@@ -204,7 +222,7 @@ class ServedQueue(CompatibleQueue, Generic[ConsumerT, ProducerT]):
         """Refuse a server on which no worker can work."""
 
     @abstractmethod
-    def _consume(self, worker_id: str, hooks: WorkerHooks) -> ConsumerT:
+    def _consume(self, assignment: Assignment) -> ConsumerT:
         """What a worker holds this queue by."""
 
     def _is_open(self) -> bool:
@@ -262,28 +280,22 @@ def wire_name(label: str, namespace: str) -> str:
     return f"{namespace}.{label}" if namespace else label
 
 
-def terms_of(
-    label: str,
-    *,
-    lease: float,
-    renew_every: float,
-    max_losses: int,
-    keep_complete: int,
-    keep_failed: int,
-    failed_ttl: int,
-) -> Terms:
+def terms_of(label: str, options: TermsOptions) -> Terms:
     """The terms of a queue, out of its options.
 
     Raises:
         ConfigurationError: The lease can't be kept.
     """
-    if not 0 < renew_every <= lease / 4:
+    given: dict[str, Any] = dict(options)
+    caps = {"keep_complete": "complete", "keep_failed": "others", "failed_ttl": "failed_ttl"}
+    limits = Limits(**{name: given.pop(option) for option, name in caps.items() if option in given})
+    terms = Terms(**given, limits=limits)
+    if not 0 < terms.renew_every <= terms.lease / 4:
         raise ConfigurationError(
-            f"queue {label!r}: a lease of {lease:g} s can't be kept by renewing it every {renew_every:g} s; renew "
-            "at least four times as often"
+            f"queue {label!r}: a lease of {terms.lease:g} s can't be kept by renewing it every "
+            f"{terms.renew_every:g} s; renew at least four times as often"
         )
-    limits = Limits(complete=keep_complete, others=keep_failed, failed_ttl=failed_ttl)
-    return Terms(lease=lease, renew_every=renew_every, max_losses=max_losses, limits=limits)
+    return terms
 
 
 def _teller(heard: asyncio.Queue[tuple[str, Status] | None], key: str) -> Tell:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from litestar.di import Provide
 
 from litestar_tasks.exceptions import DependencyError
-from litestar_tasks.payload import INJECTED, Kind
+from litestar_tasks.signature import INJECTED, Kind
 
 if TYPE_CHECKING:
     from litestar import Litestar

@@ -144,7 +144,7 @@ class Execution:
             if current is not None:
                 await current.close()
         try:
-            return Outcome(Settlement.COMPLETE, result=task.encode_result(value))
+            return Outcome(Settlement.COMPLETE, result=task.result.encode(value))
         except Exception as error:  # a result's own classes may run code, which may raise anything
             return _unstorable(task, job, error)
 
@@ -222,9 +222,8 @@ class Execution:
         self.in_thread.add(job.token)
         running = loop.run_in_executor(self._threads, contextvars.copy_context().run, call)
         try:
-            await _whichever_first(
-                started.wait(), running
-            )  # the clock starts with the function, not in the pool's queue
+            # The clock starts with the function, not in the pool's queue.
+            await _whichever_first(started.wait(), running)
             done, _ = await asyncio.wait({running}, timeout=limit)
             if not done:
                 logger.warning(
@@ -258,7 +257,7 @@ def _readable(task: AnyTask, job: ClaimedJob) -> Mapping[str, Any]:
 def _unstorable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
     # The work is done: to run it again would do it twice.
     told = isinstance(error, (TypeError, ValueError, RecursionError, ConfigurationError))
-    problem = masked_end(task.result_problem(error), _ERROR) if told else _line(error)
+    problem = masked_end(task.result.problem(error), _ERROR) if told else _line(error)
     text = f"result: task {task.name!r} ran, but its result cannot be stored: {problem}"
     logger.error("%s (job %s)", text, job.id)
     return Outcome(Settlement.FAILED, error=text, reason="result")

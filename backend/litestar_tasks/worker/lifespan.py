@@ -1,4 +1,4 @@
-"""What lives as long as a worker: the resources of ``TasksConfig(lifespan=[…])``."""
+"""What lives as long as a worker: the app, and the resources of ``TasksConfig(lifespan=[…])``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from litestar_tasks.config import WorkerLifespan
 
-__all__ = ("entered",)
+__all__ = ("entered", "unwrapped")
 
 _RESERVED: Final = frozenset({"ctx", "exception", "job", "queue", "worker"})
 """What a task's context holds already, or is."""
@@ -44,6 +44,18 @@ async def entered(app: Litestar, lifespans: Sequence[WorkerLifespan]) -> AsyncGe
                     )
                 homes[resource], resources[resource] = name, value
         yield resources
+
+
+@asynccontextmanager
+async def unwrapped(app: Litestar) -> AsyncGenerator[None, None]:
+    """The app's lifespan, with the error that ended it as it was raised: Litestar's task group wraps it in a group."""
+    try:
+        async with app.lifespan():
+            yield
+    except BaseExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
 
 
 def _manager(made: object, name: str) -> AbstractAsyncContextManager[object]:

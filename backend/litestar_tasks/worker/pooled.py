@@ -68,7 +68,7 @@ def _run(stream: BinaryIO, request: dict[str, Any]) -> bytes:
     except BaseException as error:
         return ERROR + _pickled(error)
     try:
-        return RESULT + records.to_json(task.encode_result(value))
+        return RESULT + records.to_json(task.result.encode(value))
     except (TypeError, ValueError, RecursionError) as error:
         return UNSTORABLE + str(error).encode("utf-8", "replace")
     except Exception as error:  # of the code that a result's own classes run

@@ -18,7 +18,8 @@ from saq.job import Status
 from saq.utils import now
 
 from litestar_tasks.exceptions import BrokerError
-from litestar_tasks.job import CAPACITY, ENDED, MESSAGE
+from litestar_tasks.handle import CAPACITY
+from litestar_tasks.job import ENDED, MESSAGE
 from litestar_tasks.queues import records
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.history import remember

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from litestar_tasks.exceptions import ConfigurationError, JobError, JobNotFoundError, PayloadError, UnknownQueueError
 from litestar_tasks.follow_ups import PARENT
-from litestar_tasks.job import ENDS, JobHandle, JobStatus
+from litestar_tasks.handle import JobHandle
+from litestar_tasks.job import ENDS, JobStatus
 from litestar_tasks.outbox.database import AppDatabase, is_away
 from litestar_tasks.outbox.history.models import history_tables
 from litestar_tasks.outbox.history.recorder import Recorder

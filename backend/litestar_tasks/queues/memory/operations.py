@@ -15,7 +15,7 @@ from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.locks import lock_anew
 from litestar_tasks.queues.memory import order
 from litestar_tasks.queues.operations import (
-    ABORTED_WITH_OTHERS,
+    BY_OPERATOR,
     ENDED,
     PURGED,
     STATES,
@@ -105,7 +105,7 @@ class MemoryOperations(Operations):
                 case "delete":
                     done += await self.delete(job.key)
                 case "abort":
-                    done += await self._queue.cancel(job.key, ABORTED_WITH_OTHERS)
+                    done += await self._queue.cancel(job.key, BY_OPERATOR)
         following = None if walk.place is None else cursors.write(which, [horizon, *walk.place])
         return BulkStep(done, walk.read - done, following)
 

@@ -74,10 +74,6 @@ class Order:
         """Take out those that are ordered by this much or less."""
         return self.take(bisect_left(self._entries, (by, inf, "")))
 
-    def count_after(self, by: float) -> int:
-        """How many are ordered by more than this."""
-        return len(self._entries) - bisect_left(self._entries, (by, inf, ""))
-
     def walk(
         self, *, low: float = -inf, high: float = inf, down: bool, after: Rank | None
     ) -> Iterator[tuple[Rank, str]]:

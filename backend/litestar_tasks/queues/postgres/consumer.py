@@ -15,8 +15,8 @@ from psycopg import errors
 from saq.job import Status
 
 from litestar_tasks.exceptions import BrokerError
-from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
-from litestar_tasks.queues.holding import CLOSING, Hold, Terms
+from litestar_tasks.queues.base import ClaimedJob, Settlement
+from litestar_tasks.queues.holding import CLOSING, Assignment, Hold
 from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of, rejects
 from litestar_tasks.queues.postgres.lease import LeaseThread
 from litestar_tasks.queues.postgres.settling import Operation, Settling
@@ -36,14 +36,12 @@ from litestar_tasks.queues.postgres.statements import (
 )
 from litestar_tasks.queues.postgres.upkeep import Upkeep
 from litestar_tasks.queues.presence import this_process
-from litestar_tasks.queues.relay import Relay
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.queues.outage import Outage
     from litestar_tasks.queues.postgres.connection import Endpoint, Link
     from litestar_tasks.queues.postgres.listener import Announcer, Listener
-    from litestar_tasks.queues.schedules import ScheduleStore
 
 __all__ = ("Consumer",)
 
@@ -65,10 +63,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         outage: Whether the server answers.
         listener: Brings what other processes say at once.
         announcer: Says what others should know at once.
-        terms: The lease, and what is kept.
-        worker_id: The worker's name in records.
-        hooks: How the worker is called back.
-        relay: Enqueues what follows jobs that have ended.
+        assignment: For whom, and how.
     """
 
     _server = "Postgres"
@@ -82,23 +77,10 @@ class Consumer(Hold[Operation, LeaseThread]):
         outage: Outage,
         listener: Listener,
         announcer: Announcer,
-        *,
-        terms: Terms,
-        worker_id: str,
-        hooks: WorkerHooks,
-        relay: Relay,
-        schedules: ScheduleStore,
+        assignment: Assignment,
     ) -> None:
-        super().__init__(
-            queue,
-            endpoint.address,
-            outage,
-            terms=terms,
-            worker_id=worker_id,
-            hooks=hooks,
-            relay=relay,
-            schedules=schedules,
-        )
+        super().__init__(queue, endpoint.address, outage, assignment)
+        terms = assignment.terms
         self._link = endpoint.link()
         self._listener = listener
         self._announcer = announcer

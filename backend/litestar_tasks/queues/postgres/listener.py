@@ -17,6 +17,7 @@ from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.postgres.connection import Away, Connection, Endpoint, Link, reason_of
 from litestar_tasks.queues.postgres.statements import NOTIFY
+from litestar_tasks.queues.subscriptions import PING_EVERY, Subscriptions
 
 __all__ = ("Announcer", "Change", "Ends", "Listener", "channel_of")
 
@@ -26,11 +27,6 @@ Change = tuple[str, str]
 """The key of a job, and its new status."""
 _Callback = Callable[[str | None], None]
 
-_PING_EVERY: Final = 10.0
-"""Seconds of silence after which the connection has to prove that it is alive."""
-_CONFIRM: Final = 5.0
-_LINGER: Final = 5.0
-"""Seconds for which the connection is kept without a listener."""
 _LONGEST_CHANNEL: Final = 63
 _LONGEST_PAYLOAD: Final = 7_000
 _changes: Final = msgspec.json.Decoder(list[Change])
@@ -44,79 +40,36 @@ def channel_of(kind: str, queue: str) -> str:
     return f"litestar_tasks:{kind}:{hashlib.sha256(queue.encode()).hexdigest()[:32]}"
 
 
-class Listener:
-    """Listens on exactly the channels that somebody listens to, over one connection.
+class Listener(Subscriptions[str]):
+    """What is notified on channels, over one connection.
 
-    Listeners are called with each payload, and with None when some may have been missed: after a reconnection.
+    A channel is listened to a little longer than somebody wants it: the next one may come soon.
 
     Args:
         endpoint: The server.
         outage: Whether it answers.
     """
 
+    _name = "listener"
+
     def __init__(self, endpoint: Endpoint, outage: Outage) -> None:
+        super().__init__(outage)
         self._link = endpoint.link()
-        self._outage = outage
-        self._listeners: dict[str, list[_Callback]] = {}
-        self._confirmed: set[str] = set()
-        self._unconfirmed: dict[str, asyncio.Future[None]] = {}
         self._stir = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._linger: asyncio.TimerHandle | None = None
         self._heard_on: Connection | None = None
 
-    def add(self, channel: str, callback: _Callback) -> None:
-        """Call ``callback`` for what is said on a channel. ``confirmed`` tells from when on."""
-        self._listeners.setdefault(channel, []).append(callback)
-        self._stir.set()
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="listener")
-
-    def remove(self, channel: str, callback: _Callback) -> None:
-        """Call ``callback`` no more. The channel is listened to a little longer: the next one may come soon."""
-        listeners = self._listeners.get(channel, [])
-        if callback in listeners:
-            listeners.remove(callback)
-        if self._linger is None and not any(self._listeners.values()):
-            self._linger = asyncio.get_running_loop().call_later(_LINGER, self._stop)
-
-    async def confirmed(self, channel: str) -> bool:
-        """Wait until what is said on a channel arrives here; False where that takes too long."""
-        if channel in self._confirmed:
-            return True
-        future = self._unconfirmed.get(channel)
-        if future is None:
-            future = self._unconfirmed[channel] = asyncio.get_running_loop().create_future()
-        done, _ = await asyncio.wait([future], timeout=_CONFIRM)
-        return bool(done) and not future.cancelled()
-
     async def close(self) -> None:
-        """Drop the connection. Listeners are called no more."""
-        if self._linger is not None:
-            self._linger.cancel()
-            self._linger = None
-        self._listeners.clear()
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        """See ``Subscriptions.close``."""
+        await super().close()
         await self._link.close()
-        for future in self._unconfirmed.values():
-            future.cancel()
-        self._unconfirmed.clear()
-        self._confirmed.clear()
-
-    def _stop(self) -> None:
-        self._linger = None
-        if not any(self._listeners.values()) and self._task is not None:
-            self._listeners.clear()
-            self._task.cancel()
-            self._task = None
 
     # The connection
+
+    def _subscribe(self, channel: str) -> None:
+        self._stir.set()
+
+    def _unsubscribe(self, channel: str) -> None:
+        """With all the others, when the connection is given up."""
 
     async def _run(self) -> None:
         missed: set[str] = set()
@@ -142,7 +95,7 @@ class Listener:
         while True:
             self._stir.clear()
             for channel in [name for name in self._listeners if name not in self._confirmed]:
-                await self._subscribe(channel, missed)
+                await self._begin(channel, missed)
             connection = self._link.connection
             if connection is None:
                 await self._link.ask("SELECT 1")
@@ -152,14 +105,14 @@ class Listener:
                 descriptor = connection.fileno()
                 loop.add_reader(descriptor, self._stir.set)
                 try:
-                    async with asyncio.timeout(_PING_EVERY):
+                    async with asyncio.timeout(PING_EVERY):
                         await self._stir.wait()
                 finally:
                     loop.remove_reader(descriptor)
             except TimeoutError:
                 await self._link.ask("SELECT 1")
 
-    async def _subscribe(self, channel: str, missed: set[str]) -> None:
+    async def _begin(self, channel: str, missed: set[str]) -> None:
         statement = sql.SQL("LISTEN {}").format(sql.Identifier(channel))
 
         async def listen(connection: Connection) -> None:
@@ -173,12 +126,7 @@ class Listener:
         if before is not None and self._link.connection is not before:
             raise Away("the listening connection was replaced", sent=False)
         self._outage.succeeded()
-        self._confirmed.add(channel)
-        if (waiting := self._unconfirmed.pop(channel, None)) is not None and not waiting.done():
-            waiting.set_result(None)
-        if channel in missed:
-            missed.discard(channel)
-            self._tell(channel, None)
+        self._confirm(channel, missed)
 
     def _hear(self, connection: Connection) -> None:
         """Take what has arrived."""
@@ -192,10 +140,6 @@ class Listener:
     def _handle(self, said: psycopg.Notify) -> None:
         """Take what arrived together with the answer to a statement."""
         self._tell(said.channel, said.payload)
-
-    def _tell(self, channel: str, payload: str | None) -> None:
-        for callback in tuple(self._listeners.get(channel, ())):
-            callback(payload)
 
 
 class Ends:

@@ -7,16 +7,15 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
-import psycopg
 from psycopg import errors
 from saq.job import Job
 
-from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
+from litestar_tasks.exceptions import QueueUnavailableError
 from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.locks import lock_anew
 from litestar_tasks.queues.operations import (
-    ABORTED_WITH_OTHERS,
+    BY_OPERATOR,
     ENDED,
     PURGED,
     BulkAction,
@@ -29,8 +28,8 @@ from litestar_tasks.queues.operations import (
     Pause,
 )
 from litestar_tasks.queues.postgres import statements
-from litestar_tasks.queues.postgres.connection import Away, reason_of
 from litestar_tasks.queues.postgres.records import job_of
+from litestar_tasks.queues.postgres.retrying import RetryingLink
 from litestar_tasks.queues.postgres.statements import JOBS, KEPT, STATE
 
 if TYPE_CHECKING:
@@ -49,7 +48,6 @@ _STEP: Final = 500
 _CHANGED: Final = 50
 """Records that are read, written anew and stored again at a time."""
 _TIMEOUT: Final = 15.0
-_UNREADABLE: Final = "(undecodable)"
 _ENDS: Final = ("complete", "failed", "aborted")
 
 
@@ -110,8 +108,7 @@ class PostgresOperations(Operations):
 
     def __init__(self, queue: TaskQueue, label: str, link: Link, announcer: Announcer, limits: Limits) -> None:
         self._queue = queue
-        self._label = label
-        self._link = link
+        self._link = RetryingLink(label, queue.name, link)
         self._announcer = announcer
         self._limits = limits
 
@@ -119,7 +116,7 @@ class PostgresOperations(Operations):
 
     async def counts(self) -> dict[JobState, int]:
         """See ``Operations.counts``."""
-        ((ready, due, scheduled, retrying, active, *ended),) = await self._ask(statements.COUNTS, timeout=_TIMEOUT)
+        ((ready, due, scheduled, retrying, active, *ended),) = await self._link.ask(statements.COUNTS, timeout=_TIMEOUT)
         found: dict[JobState, int] = {
             "queued": min(ready + due, statements.MOST_COUNTED),
             "scheduled": scheduled,
@@ -181,7 +178,7 @@ class PostgresOperations(Operations):
         if which.state in ENDED:
             span.append(KEPT)
         matches = " AND ".join(span) or "true"
-        rows = await self._ask(
+        rows = await self._link.ask(
             f"""
             SELECT {matches}, position, {order.first}::text, {order.second}, key,
                 CASE WHEN {matches} THEN job END, {STATE}
@@ -207,7 +204,7 @@ class PostgresOperations(Operations):
     async def _promote(self, which: JobFilter) -> None:
         """Let jobs that are due, which workers move when they claim, stand where they belong."""
         if which.state in ("queued", "scheduled", "retrying"):
-            await self._ask(statements.PROMOTE, {"limit": _STEP})
+            await self._link.ask(statements.PROMOTE, {"limit": _STEP})
 
     # Changing
 
@@ -220,7 +217,7 @@ class PostgresOperations(Operations):
         # What comes to the state while the operation goes on has a place behind its beginning, and is left.
         if cursor is None:
             await self._promote(which)
-            ((horizon,),) = await self._ask(statements.HORIZON)
+            ((horizon,),) = await self._link.ask(statements.HORIZON)
             place = None
         else:
             horizon, *place = cursors.read(which, cursor, int, str, int)
@@ -237,9 +234,9 @@ class PostgresOperations(Operations):
             return await self._delete(keys, [status])
         if action == "abort":
             status = "active" if which.state == "active" else "queued"
-            aborted = await self.cancel(keys, ABORTED_WITH_OTHERS, statuses=[status])
+            aborted = await self.cancel(keys, BY_OPERATOR, statuses=[status])
             if status == "queued":
-                self._tell_ended((row for row in rows if row[0] in aborted), ABORTED_WITH_OTHERS)
+                self._tell_ended((row for row in rows if row[0] in aborted), BY_OPERATOR)
             return len(aborted)
         if which.state == "retrying":
             return await self._retry_now(keys)
@@ -253,7 +250,7 @@ class PostgresOperations(Operations):
         Raises:
             QueueUnavailableError: The broker did not answer.
         """
-        rows = await self._ask(
+        rows = await self._link.ask(
             statements.CANCEL,
             {
                 "keys": list(keys),
@@ -282,14 +279,14 @@ class PostgresOperations(Operations):
     async def _rerun(self, keys: Sequence[str], statuses: Sequence[str]) -> int:
         done = 0
         for start in range(0, len(keys), _CHANGED):
-            rows = await self._ask(statements.RERUN_READ, {"keys": list(keys[start : start + _CHANGED])})
+            rows = await self._link.ask(statements.RERUN_READ, {"keys": list(keys[start : start + _CHANGED])})
             anew: list[tuple[str, str, int, bytes, str | None]] = []
             for key, document, status, position in rows:
                 try:
                     job = records.restore(Job, self._queue, document, key=key)
                 except records.UndecodableError:
                     continue
-                if status not in statuses or job.function == _UNREADABLE:
+                if status not in statuses or job.function == records.UNDECODABLE:
                     continue
                 begin_anew(job)
                 lock = lock_anew(job)
@@ -304,7 +301,7 @@ class PostgresOperations(Operations):
         names = ("keys", "statuses", "positions", "jobs", "locks")
         parameters: dict[str, Any] = dict(zip(names, columns, strict=True))
         try:
-            return self._waiting_again(await self._ask(statements.RERUN, parameters))
+            return self._waiting_again(await self._link.ask(statements.RERUN, parameters))
         except QueueUnavailableError as error:
             if not isinstance(error.__cause__, errors.UniqueViolation):
                 raise
@@ -313,7 +310,7 @@ class PostgresOperations(Operations):
         return sum([await self._begin_anew([one]) for one in anew])  # two of them have the same lock
 
     async def _retry_now(self, keys: Sequence[str]) -> int:
-        return self._waiting_again(await self._ask(statements.RETRY_NOW, {"keys": list(keys)}))
+        return self._waiting_again(await self._link.ask(statements.RETRY_NOW, {"keys": list(keys)}))
 
     def _waiting_again(self, rows: Sequence[tuple[Any, ...]]) -> int:
         if rows:
@@ -326,7 +323,7 @@ class PostgresOperations(Operations):
         return bool(await self._delete([key], _ENDS))
 
     async def _delete(self, keys: Sequence[str], statuses: Sequence[str]) -> int:
-        rows = await self._ask(statements.DELETE, {"keys": list(keys), "statuses": list(statuses)})
+        rows = await self._link.ask(statements.DELETE, {"keys": list(keys), "statuses": list(statuses)})
         self._announcer.changed([(key, "deleted") for (key,) in rows])
         return len(rows)
 
@@ -337,8 +334,8 @@ class PostgresOperations(Operations):
         limit = _CHANGED if telling else _STEP
         for condition in ("scheduled IS NOT NULL", "scheduled IS NULL"):
             statement = statements.PURGE.format(condition, statements.ROW if telling else "key")
-            ((horizon,),) = await self._ask(statements.HORIZON)
-            while rows := await self._ask(statement, {"limit": limit, "horizon": horizon}, timeout=_TIMEOUT):
+            ((horizon,),) = await self._link.ask(statements.HORIZON)
+            while rows := await self._link.ask(statement, {"limit": limit, "horizon": horizon}, timeout=_TIMEOUT):
                 total += len(rows)
                 self._announcer.changed([(key, "deleted") for key, *_ in rows])
                 if telling:
@@ -351,16 +348,16 @@ class PostgresOperations(Operations):
 
     async def pause(self, *, by: str = "") -> None:
         """See ``Operations.pause``."""
-        await self._ask(statements.PAUSE, {"by": by.replace("\0", "")})
+        await self._link.ask(statements.PAUSE, {"by": by.replace("\0", "")})
 
     async def resume(self) -> None:
         """See ``Operations.resume``."""
-        await self._ask(statements.RESUME)
+        await self._link.ask(statements.RESUME)
         self._announcer.ready()
 
     async def paused(self) -> Pause | None:
         """See ``Operations.paused``."""
-        rows = await self._ask(statements.PAUSED)
+        rows = await self._link.ask(statements.PAUSED)
         return Pause(rows[0][0].astimezone(UTC), rows[0][1]) if rows else None
 
     # Counting
@@ -375,45 +372,16 @@ class PostgresOperations(Operations):
             columns = map(list, zip(*rows[start : start + _STEP], strict=True))
             names = ("minutes", "tasks", "fields", "values")
             parameters: dict[str, Any] = dict(zip(names, columns, strict=True))
-            await self._ask(statements.ADD_MINUTES, parameters, again=False)
+            await self._link.ask(statements.ADD_MINUTES, parameters, again=False)
 
     async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """See ``Operations.minutes``."""
         wanted, found = tallies.span(since, until), tallies.Sums(every)
         if wanted:
             span = {"first": wanted[0], "last": wanted[-1], "every": every}
-            for row in await self._ask(statements.MINUTES, span, timeout=_TIMEOUT):
+            for row in await self._link.ask(statements.MINUTES, span, timeout=_TIMEOUT):
                 found.add(*row)
         return found.minutes()
-
-    # Asking the server
-
-    async def _ask(
-        self,
-        statement: str,
-        parameters: dict[str, Any] | None = None,
-        *,
-        timeout: float = 5.0,
-        again: bool = True,
-    ) -> list[tuple[Any, ...]]:
-        """Ask, and once more if the connection was a dead one.
-
-        Args:
-            statement: What.
-            parameters: Of the statement, beside the queue's name.
-            timeout: Seconds to wait for the answer.
-            again: Whether that does no harm where the first one may have arrived. Defaults to True.
-        """
-        named = {"queue": self._queue.name, **(parameters or {})}
-        try:
-            try:
-                return await self._link.ask(statement, named, timeout=timeout)
-            except Away as error:
-                if error.sent and not again:
-                    raise
-                return await self._link.ask(statement, named, timeout=timeout)
-        except (BrokerError, psycopg.Error) as error:
-            raise QueueUnavailableError(self._label, reason_of(error)) from error
 
 
 def _walks(which: JobFilter) -> bool:

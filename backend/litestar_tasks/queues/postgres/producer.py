@@ -14,12 +14,14 @@ from saq.job import Job
 from litestar_tasks.exceptions import BrokerError, PayloadError, QueueUnavailableError
 from litestar_tasks.job import Submission
 from litestar_tasks.queues import records
+from litestar_tasks.queues.batching import Batcher
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.locks import lock_of
 from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of, rejects
 from litestar_tasks.queues.postgres.locking import Wanted, store_locked, store_locked_within
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.statements import DELIVER_MANY, ENQUEUE_MANY, ENQUEUE_ONE, READ
+from litestar_tasks.queues.producing import max_losses_of, store_in_parts, submission_of
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.postgres.listener import Announcer
     from litestar_tasks.uniqueness import Lock
 
-__all__ = ("Producer", "insertions", "max_losses_of", "tag_of")
+__all__ = ("Producer", "insertions")
 
 AnswerT = TypeVar("AnswerT")
 
@@ -55,7 +57,6 @@ class _Entry:
     lock: Lock | None
     row: str | None = None
     """The row of an outbox that it comes from."""
-    answer: asyncio.Future[_Answer] | None = None
     flying: bool = False
     """Whether a round trip that it is part of is under way."""
     sent: bool = False
@@ -95,15 +96,15 @@ class Producer:
         self._label = label
         self._deadline = deadline
         self._link = link
-        self._waiting: list[_Entry] = []
-        self._free = True
-        self._sending: asyncio.Task[None] | None = None
+        self._batcher: Batcher[Link, _Entry, _Answer] = Batcher(
+            lambda _, entries: self._send(entries), [link], _TOGETHER
+        )
         self._bulk_lock = asyncio.Lock()
 
     async def store(self, job: Job, *, once: bool) -> Submission:
         """See ``TaskQueue.store``. Those who come while another one is under way share the next round trip."""
-        entry = self._entry(job, once=once)
-        stored = await self._insist([entry], lambda: self._share(entry))
+        entry = _entry(job, once=once)
+        stored = await self._insist([entry], lambda: self._batcher.ask(entry))
         return await self._submission(entry, stored)
 
     async def store_many(self, jobs: Sequence[tuple[Job, bool]]) -> list[Submission]:
@@ -111,29 +112,18 @@ class Producer:
 
         While the server stores one part, the next one is being encoded.
         """
-        submissions: list[Submission] = []
+        parts = (
+            [_entry(job, once=once) for job, once in jobs[start : start + _BULK]]
+            for start in range(0, len(jobs), _BULK)
+        )
         async with self._bulk_lock:
-            flight: asyncio.Task[list[Submission]] | None = None
-            try:
-                for start in range(0, len(jobs), _BULK):
-                    part = [self._entry(job, once=once) for job, once in jobs[start : start + _BULK]]
-                    if flight is not None:
-                        submissions += await flight
-                    flight = asyncio.create_task(self._store_part(part))
-                    await asyncio.sleep(0)  # so that it is on its way before the next part is encoded
-                if flight is not None:
-                    submissions += await flight
-            finally:
-                if flight is not None and not flight.done():
-                    flight.cancel()
-                    await asyncio.gather(flight, return_exceptions=True)
-        return submissions
+            return await store_in_parts(parts, self._store_part)
 
     async def deliver(self, deliveries: Sequence[Delivery]) -> None:
         """See ``TaskQueue.deliver``. Five hundred jobs travel together, each statement with its markers."""
         async with self._bulk_lock:
             for start in range(0, len(deliveries), _BULK):
-                part = [self._entry(one.job, once=one.once) for one in deliveries[start : start + _BULK]]
+                part = [_entry(one.job, once=one.once) for one in deliveries[start : start + _BULK]]
                 for entry, one in zip(part, deliveries[start : start + _BULK], strict=True):
                     entry.row = one.row
                 await self._insist(part, partial(self._send, part))
@@ -145,7 +135,7 @@ class Producer:
             PayloadError: Postgres cannot hold one of them.
             psycopg.Error: The server refuses one; the transaction is void.
         """
-        for group in _groups([self._entry(job, once=False) for job in jobs]):
+        for group in _groups([_entry(job, once=False) for job in jobs]):
             insert = _statement(self._queue.name, group)
             if wanted := _wanted(group):
                 await store_locked_within(connection, self._queue.name, wanted, once=False, insert=insert)
@@ -153,53 +143,8 @@ class Producer:
                 await execute(connection, *insert)
 
     async def close(self) -> None:
-        """Give up what is still to be sent."""
-        if self._sending is not None:
-            self._sending.cancel()
-            await asyncio.gather(self._sending, return_exceptions=True)
-
-    def _entry(self, job: Job, *, once: bool) -> _Entry:
-        return _entry(job, once=once)
-
-    async def _share(self, entry: _Entry) -> _Answer:
-        if not self._free:
-            entry.answer = asyncio.get_running_loop().create_future()
-            self._waiting.append(entry)
-            try:
-                return await entry.answer
-            finally:
-                if entry in self._waiting:
-                    self._waiting.remove(entry)
-        self._free = False
-        try:
-            return (await self._send([entry]))[0]
-        finally:
-            self._free = True
-            if self._waiting:
-                self._free = False
-                self._sending = asyncio.create_task(self._send_waiting(), name="enqueue")
-
-    async def _send_waiting(self) -> None:
-        try:
-            while self._waiting:
-                batch, self._waiting = self._waiting[:_TOGETHER], self._waiting[_TOGETHER:]
-                try:
-                    answers = await self._send(batch)
-                except BaseException as error:
-                    for entry in batch:
-                        if entry.answer is not None and not entry.answer.done():
-                            entry.answer.set_exception(error) if isinstance(error, Exception) else entry.answer.cancel()
-                    if not isinstance(error, Exception):
-                        raise
-                    continue
-                for entry, stored in zip(batch, answers, strict=True):
-                    if entry.answer is not None and not entry.answer.done():
-                        entry.answer.set_result(stored)
-        finally:
-            self._free, self._sending = True, None
-            for entry in self._waiting:
-                if entry.answer is not None:
-                    entry.answer.cancel()
+        """Give up what is still to be sent, and close the connection."""
+        await self._batcher.close()
 
     async def _store_part(self, entries: Sequence[_Entry]) -> list[Submission]:
         answers = await self._insist(entries, lambda: self._send(entries))
@@ -301,12 +246,7 @@ class Producer:
             return Submission(known or gone, deduplicated=True)
         if known is None:
             return Submission(entry.job, deduplicated=True)
-        ours = entry.sent and (known.queued, known.function, known.kwargs) == (
-            entry.job.queued,
-            entry.job.function,
-            entry.job.kwargs,
-        )
-        return Submission(entry.job if ours else known, deduplicated=not ours)
+        return submission_of(entry.job, known, sent=entry.sent)
 
     def _unavailable(self, entries: Sequence[_Entry], reason: str) -> QueueUnavailableError:
         maybe = any(entry.sent or entry.flying for entry in entries)
@@ -365,10 +305,10 @@ def _row(entry: _Entry) -> tuple[Any, ...]:
         job.priority,
         job.group_key,
         float(job.scheduled),
-        max_losses_of(job),
+        max_losses_of(job) or None,
         job.attempts,
         job.function,
-        tag_of(job),
+        _tag_of(job),
         has_follow_ups(job),
     )
 
@@ -393,13 +333,7 @@ def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]
     return DELIVER_MANY, {**parameters, "rows": [entry.row for entry in group]}
 
 
-def max_losses_of(job: Job) -> int | None:
-    """With the loss of how many workers a job is failed; None where the queue decides."""
-    meta = job.meta or {}
-    return 1 if meta.get("at_most_once") else meta.get("max_losses") or None
-
-
-def tag_of(job: Job) -> str | None:
+def _tag_of(job: Job) -> str | None:
     """The tag of a job, if it has one."""
     tag = job.meta.get("tag") if job.meta else None
     return tag if isinstance(tag, str) else None
@@ -407,7 +341,7 @@ def tag_of(job: Job) -> str | None:
 
 def _check(job: Job) -> None:
     """Refuse text that Postgres can't hold. What is within the document can: JSON escapes it."""
-    for what, text in (("key", job.key), ("name", job.function), ("group_key", job.group_key), ("tag", tag_of(job))):
+    for what, text in (("key", job.key), ("name", job.function), ("group_key", job.group_key), ("tag", _tag_of(job))):
         if text is None:
             continue
         try:

@@ -15,12 +15,14 @@ from psycopg import errors
 from saq.job import Job, Status
 from saq.queue.base import Queue
 from saq.types import CountKind, QueueInfo, WorkerInfo
+from typing_extensions import Unpack
 
 from litestar_tasks.config import check_durability
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError, TasksError
 from litestar_tasks.job import JobStatus
-from litestar_tasks.queues import records, retention
-from litestar_tasks.queues.base import Delivery, WorkerHooks
+from litestar_tasks.queues import records
+from litestar_tasks.queues.base import Delivery
+from litestar_tasks.queues.holding import Assignment
 from litestar_tasks.queues.operations import Capability, JobFilter
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.postgres import statements
@@ -28,7 +30,6 @@ from litestar_tasks.queues.postgres.connection import (
     Away,
     Connection,
     Endpoint,
-    Refused,
     execute,
     reason_of,
     rejects,
@@ -39,9 +40,10 @@ from litestar_tasks.queues.postgres.listener import Announcer, Ends, Listener
 from litestar_tasks.queues.postgres.listings import PostgresOperations
 from litestar_tasks.queues.postgres.producer import Producer, insertions
 from litestar_tasks.queues.postgres.records import job_of
+from litestar_tasks.queues.postgres.retrying import RetryingLink
 from litestar_tasks.queues.postgres.schedules import PostgresSchedules
 from litestar_tasks.queues.reports import living
-from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
+from litestar_tasks.queues.served import ServedQueue, Tell, TermsOptions, terms_of, wire_name
 
 if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
@@ -63,17 +65,10 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         label: The queue's name. Defaults to "default".
         namespace: Keeps queues of the same label apart that share a database. Defaults to none.
         registry: The tasks that can be enqueued by name. Defaults to None: jobs only.
-        lease: Seconds without a sign of life after which a worker counts as lost, whatever its jobs' timeouts.
-            Defaults to 15.
-        renew_every: Seconds between two signs of life; a quarter of ``lease`` at the most. Defaults to 3.
         enqueue_deadline: Seconds until an enqueue that is not answered raises. Defaults to 2.
         durability: What an enqueue waits for, as ``TasksConfig.durability``; "replicas:n" is the server's to set here.
             Defaults to "process".
-        max_losses: With the loss of so many workers a job is failed. A job's ``meta["max_losses"]`` wins over it, and
-            ``meta["at_most_once"]`` means 1. Defaults to 3.
-        keep_complete: Records of complete jobs that are kept at the most. Defaults to 10,000.
-        keep_failed: Records of failed, and as many of aborted, jobs. Defaults to 100,000.
-        failed_ttl: Seconds for which those are kept at least; a job's ``meta["failed_ttl"]`` wins. Defaults to 7 days.
+        terms: See ``TermsOptions``.
 
     Raises:
         ConfigurationError: A name, URL or durability that cannot be, or a lease that cannot be kept.
@@ -93,25 +88,12 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         label: str = "default",
         namespace: str = "",
         registry: Registry | None = None,
-        lease: float = 15.0,
-        renew_every: float = 3.0,
         enqueue_deadline: float = 2.0,
         durability: str = "process",
-        max_losses: int = 3,
-        keep_complete: int = 10_000,
-        keep_failed: int = 100_000,
-        failed_ttl: int = retention.FAILED_TTL,
+        **terms: Unpack[TermsOptions],
     ) -> None:
         name = wire_name(label, namespace)
-        self._terms = terms_of(
-            label,
-            lease=lease,
-            renew_every=renew_every,
-            max_losses=max_losses,
-            keep_complete=keep_complete,
-            keep_failed=keep_failed,
-            failed_ttl=failed_ttl,
-        )
+        self._terms = terms_of(label, terms)
         check_durability(durability)
         if durability.startswith("replicas"):
             raise ConfigurationError(
@@ -125,6 +107,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         self._endpoint = Endpoint(url)
         self._outage = Outage(self.name, f"Postgres at {self._endpoint.address}", reason_of)
         self._reader = self._endpoint.link()
+        self._retrying = RetryingLink(label, self.name, self._reader)
         self._writer = self._endpoint.link()
         self._announcer = Announcer(self._reader, self.name)  # so that no enqueue waits for one
         self._listener = Listener(self._endpoint, self._outage)
@@ -385,7 +368,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
     async def _inspect(self) -> None:
         await self.connect()
 
-    def _consume(self, worker_id: str, hooks: WorkerHooks) -> Consumer:
+    def _consume(self, assignment: Assignment) -> Consumer:
         return Consumer(
             self,
             self._endpoint,
@@ -393,11 +376,7 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
             self._outage,
             self._listener,
             self._announcer,
-            terms=self._terms,
-            worker_id=worker_id,
-            hooks=hooks,
-            relay=self._make_relay(self._terms.lease),
-            schedules=self.schedules,
+            assignment,
         )
 
     async def disconnect(self) -> None:
@@ -406,20 +385,12 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
         await self._listener.close()
         await self._announcer.flush()
         await self._producer.close()
-        await self._writer.close()
         await self._reader.close()
 
     # Details
 
     async def _read(self, keys: Sequence[str]) -> list[tuple[Any, ...]]:
-        parameters = {"queue": self.name, "keys": [key for key in keys if "\0" not in key]}
-        with self._answering():
-            try:
-                return await self._reader.ask(statements.READ, parameters)
-            except Refused:
-                raise
-            except Away:  # the connection may have been a dead one
-                return await self._reader.ask(statements.READ, parameters)
+        return await self._retrying.ask(statements.READ, {"keys": [key for key in keys if "\0" not in key]})
 
     async def _live(self) -> tuple[int, int, int, int]:
         with self._answering():

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
-import psycopg
-
-from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
-from litestar_tasks.queues.postgres.connection import Away, Connection, execute, reason_of
+from litestar_tasks.queues.postgres.connection import Connection, execute
+from litestar_tasks.queues.postgres.retrying import RetryingLink
 from litestar_tasks.queues.schedules import Look, ScheduleStore, Step
 
 if TYPE_CHECKING:
@@ -18,8 +16,6 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.postgres.listener import Announcer
 
 __all__ = ("PostgresSchedules",)
-
-T = TypeVar("T")
 
 _NOW: Final = "(extract(epoch FROM clock_timestamp()) * 1000)::bigint"
 
@@ -106,24 +102,23 @@ class PostgresSchedules(ScheduleStore):
     ) -> None:
         super().__init__()
         self._name = name
-        self._label = label
         self._announcer = announcer
         self._store = store
-        self._link = link
+        self._link = RetryingLink(label, name, link)
 
     async def look(self, limit: int) -> Look:
         """See ``ScheduleStore.look``."""
-        rows = await self._ask(_LOOK, limit=limit)
+        rows = await self._link.ask(_LOOK, {"limit": limit})
         return Look(rows[0][0], rows[0][1], [(id, document) for _, _, id, document in rows if id is not None])
 
     async def read(self, id: str) -> bytes | None:
         """See ``ScheduleStore.read``."""
-        rows = await self._ask(_READ, id=id)
+        rows = await self._link.ask(_READ, {"id": id})
         return rows[0][0] if rows else None
 
     async def read_all(self) -> dict[str, bytes]:
         """See ``ScheduleStore.read_all``."""
-        return dict(await self._ask(_READ_ALL))
+        return dict(await self._link.ask(_READ_ALL))
 
     async def swap(self, id: str, seen: bytes | None, new: bytes | None, due: int | None, job: Job | None) -> bool:
         """See ``ScheduleStore.swap``."""
@@ -139,7 +134,7 @@ class PostgresSchedules(ScheduleStore):
                     await self._store(connection, [job])
                 return True
 
-        swapped = await self._run(work)
+        swapped = await self._link.run(work)
         if swapped and job is not None:
             self._announcer.ready()
         return swapped
@@ -159,7 +154,7 @@ class PostgresSchedules(ScheduleStore):
                 await execute(connection, _LOCK_MANY, parameters)
                 return {id for (id,) in await execute(connection, _SWAP_MANY, parameters)}
 
-        return await self._run(work)
+        return await self._link.run(work)
 
     async def announce(self) -> None:
         """See ``ScheduleStore.announce``."""
@@ -176,27 +171,11 @@ class PostgresSchedules(ScheduleStore):
             ((winner,),) = await execute(connection, _WINNER, parameters)
             return str(winner)
 
-        return await self._run(work)
+        return await self._link.run(work)
 
     async def withdraw(self, holder: str) -> None:
         """See ``ScheduleStore.withdraw``."""
-        await self._ask(_WITHDRAW, holder=holder)
+        await self._link.ask(_WITHDRAW, {"holder": holder})
 
     async def close(self) -> None:
         """See ``ScheduleStore.close``. The connection is others', too."""
-
-    async def _ask(self, statement: str, **parameters: Any) -> list[tuple[Any, ...]]:
-        async def work(connection: Connection) -> list[tuple[Any, ...]]:
-            return await execute(connection, statement, {"queue": self._name, **parameters})
-
-        return await self._run(work)
-
-    async def _run(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do something, and once more if the connection was a dead one: all that is done here can be done again."""
-        try:
-            try:
-                return await self._link.run(work)
-            except Away:
-                return await self._link.run(work)
-        except (BrokerError, psycopg.Error, UnicodeError) as error:
-            raise QueueUnavailableError(self._label, reason_of(error)) from error

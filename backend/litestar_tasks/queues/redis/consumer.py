@@ -13,8 +13,8 @@ from saq.job import Status
 
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.queues import records
-from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
-from litestar_tasks.queues.holding import BACK, CLOSING, UNSTARTED, Hold, Terms, answered, millis
+from litestar_tasks.queues.base import ClaimedJob, Settlement
+from litestar_tasks.queues.holding import BACK, CLOSING, UNSTARTED, Assignment, Hold, answered, millis
 from litestar_tasks.queues.outage import Outage
 from litestar_tasks.queues.presence import this_process
 from litestar_tasks.queues.redis.cycles import Claims, Cycles, Operation
@@ -23,15 +23,13 @@ from litestar_tasks.queues.redis.lease import LeaseThread
 from litestar_tasks.queues.redis.lua import LIMIT, Script
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.recovery import Recovery
-from litestar_tasks.queues.relay import Relay
 from litestar_tasks.queues.retention import record_ttl
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
+    from litestar_tasks.queues.redis.announcements import Announcements
     from litestar_tasks.queues.redis.connection import Endpoint, Link
     from litestar_tasks.queues.redis.layout import Layout
-    from litestar_tasks.queues.redis.waiters import Announcements
-    from litestar_tasks.queues.schedules import ScheduleStore
 
 __all__ = ("Consumer",)
 
@@ -49,10 +47,7 @@ class Consumer(Hold[Operation, LeaseThread]):
         endpoint: The server.
         outage: Whether it answers.
         announcements: Brings what other processes say at once.
-        terms: The lease, and what is kept.
-        worker_id: The worker's name in records.
-        hooks: How the worker is called back.
-        relay: Enqueues what follows jobs that have ended.
+        assignment: For whom, and how.
     """
 
     _server = "Redis"
@@ -65,27 +60,14 @@ class Consumer(Hold[Operation, LeaseThread]):
         endpoint: Endpoint,
         outage: Outage,
         announcements: Announcements,
-        *,
-        terms: Terms,
-        worker_id: str,
-        hooks: WorkerHooks,
-        relay: Relay,
-        schedules: ScheduleStore,
+        assignment: Assignment,
     ) -> None:
-        super().__init__(
-            queue,
-            endpoint.address,
-            outage,
-            terms=terms,
-            worker_id=worker_id,
-            hooks=hooks,
-            relay=relay,
-            schedules=schedules,
-        )
+        super().__init__(queue, endpoint.address, outage, assignment)
+        terms = assignment.terms
         self._layout = layout
         self._endpoint = endpoint
         self._announcements = announcements
-        self._worker = records.to_json(worker_id)
+        self._worker = records.to_json(self.worker_id)
         self._incarnation: Incarnation | None = None
         self._retiring: list[Incarnation] = []
         self._registering = asyncio.Lock()
@@ -226,9 +208,8 @@ class Consumer(Hold[Operation, LeaseThread]):
             identity, process = uuid.uuid4().hex, this_process()
             number = await _REGISTER.run(
                 link,
-                self._layout.incomplete,
+                self._layout,
                 (
-                    self._layout.prefix,
                     identity,
                     int(self._terms.lease * 1000),
                     self.worker_id,
@@ -349,9 +330,7 @@ class Consumer(Hold[Operation, LeaseThread]):
                     self._lease.remove(incarnation.holder)
                 more = 1
                 while more:
-                    _, more = await _RELEASE.run(
-                        link, self._layout.incomplete, (self._layout.prefix, incarnation.number, LIMIT, *running)
-                    )
+                    _, more = await _RELEASE.run(link, self._layout, (incarnation.number, LIMIT, *running))
         except (RedisError, OSError) as error:
             self._outage.failed(error)
             return False

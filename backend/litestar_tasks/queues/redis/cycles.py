@@ -169,7 +169,7 @@ class Cycles:
         """Begin to carry."""
         self._tasks = [asyncio.create_task(self._run(), name=f"cycle-{self._layout.name}") for _ in range(_IN_FLIGHT)]
 
-    # Asking
+    # RetryingLink
 
     async def claim(self, limit: int, *, exact: bool, ahead: bool, held: int) -> list[ClaimedJob]:
         """Claim jobs.
@@ -352,7 +352,6 @@ class Cycles:
             self._renew_at = now + _RENEW
             lease = self._lease_ms
         args: list[bytes | str | float] = [
-            self._layout.prefix,
             incarnation.holder,
             flight.want,
             flight.first,
@@ -370,7 +369,7 @@ class Cycles:
                 operation.document,
                 operation.number,
             )
-        return await _CYCLE.run(link, self._layout.incomplete, args)
+        return await _CYCLE.run(link, self._layout, args)
 
     def _landed(self, incarnation: Incarnation, flight: _Flight, answer: Any) -> None:
         numbers, data = answer
@@ -434,7 +433,7 @@ class Cycles:
         """Hand back what calls claimed whose answers were lost."""
         while self._doubtful:
             first, last = span = self._doubtful[0]
-            count = await _RECLAIM.run(link, self._layout.incomplete, (self._layout.prefix, first, last))
+            count = await _RECLAIM.run(link, self._layout, (first, last))
             if span in self._doubtful:  # the other carrier may have been as quick, or the lease was lost meanwhile
                 self._doubtful.remove(span)
             if count:

@@ -64,8 +64,8 @@ class LeaseThread(lease.LeaseThread[Link]):
         with self._lock:
             cursors = dict(self._cursors)
         for holder, cursor in cursors.items():
-            args = (self._layout.prefix, holder, int(self._lease * 1000), cursor)
-            answer: list[Any] = await _RENEW.run(link, self._layout.incomplete, args, self._timeout)
+            args = (holder, int(self._lease * 1000), cursor)
+            answer: list[Any] = await _RENEW.run(link, self._layout, args, self._timeout)
             self.renewed = time.monotonic()
             with self._lock:
                 if holder in self._cursors:

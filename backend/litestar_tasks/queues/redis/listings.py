@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from saq.job import Job
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from saq.queue.base import Queue
 
     from litestar_tasks.queues.redis.layout import Layout
+    from litestar_tasks.queues.redis.retrying import RetryingLink
 
 __all__ = ("BYTES", "Found", "Listings", "Walk")
 
@@ -29,10 +30,6 @@ _LOOKS: Final = 20
 """Calls that one page is put together of at the most."""
 BYTES: Final = 2_000_000
 """Bytes of records after which one call answers with what it has."""
-
-
-class _Run(Protocol):
-    async def __call__(self, script: Script, *args: bytes | str | float, again: bool = False) -> Any: ...
 
 
 class _Mark(msgspec.Struct):
@@ -72,13 +69,13 @@ class Listings:
     Args:
         queue: The queue, for the jobs made here.
         layout: Its keys.
-        run: Runs a script.
+        link: The connection.
     """
 
-    def __init__(self, queue: Queue, layout: Layout, run: _Run) -> None:
+    def __init__(self, queue: Queue, layout: Layout, link: RetryingLink) -> None:
         self._queue = queue
         self._layout = layout
-        self._run = run
+        self._link = link
 
     async def walk(
         self, which: JobFilter, place: cursors.Place | None, limit: int, most: int, until: int | None = None
@@ -112,7 +109,7 @@ class Listings:
         name, low, high = _range_of(which, until)
         score, job_id = place or ("", "")
         downwards = which.newest_first != (which.state == "active")  # the latest claim has the lowest score
-        more, last, last_score, lengths, data = await self._run(
+        more, last, last_score, lengths, data = await self._link.run(
             _PAGE, name, low, high, int(downwards), score, job_id, limit, BYTES, again=True
         )
         found = [
@@ -124,7 +121,7 @@ class Listings:
     async def _look_at_lanes(
         self, which: JobFilter, place: cursors.Place | None, limit: int, until: int | None
     ) -> tuple[bool, list[Found], cursors.Place]:
-        more, lane, index, last, length, lengths, data = await self._run(
+        more, lane, index, last, length, lengths, data = await self._link.run(
             _LANES, int(which.newest_first), *(place or ("", 0, "", 0)), limit, BYTES, again=True
         )
         found = [

@@ -10,6 +10,7 @@ from typing import Any, Final
 from redis.exceptions import NoScriptError, ResponseError
 
 from litestar_tasks.queues.redis.connection import ANSWER_TIMEOUT, Link
+from litestar_tasks.queues.redis.layout import Layout
 
 __all__ = ("LIMIT", "Script", "is_rejection")
 
@@ -40,17 +41,17 @@ class Script:
         return f"<Script {self.name}>"
 
     async def run(
-        self, link: Link, key: str, args: Sequence[bytes | str | float], timeout: float = ANSWER_TIMEOUT
+        self, link: Link, layout: Layout, args: Sequence[bytes | str | float] = (), timeout: float = ANSWER_TIMEOUT
     ) -> Any:
-        """Run it, once. A server that does not know it yet (it is new, or has been restarted) is given its source.
+        """Run it on a queue, once. A server that does not know it yet, being new, or restarted, is given its source.
 
         Raises:
             RedisError: As ``Link.call``.
         """
         try:
-            return await link.call(("EVALSHA", self.digest, 1, key, *args), timeout)
+            return await link.call(("EVALSHA", self.digest, 1, layout.incomplete, layout.prefix, *args), timeout)
         except NoScriptError:
-            return await link.call(("EVAL", self.source, 1, key, *args), timeout)
+            return await link.call(("EVAL", self.source, 1, layout.incomplete, layout.prefix, *args), timeout)
 
 
 def _text_of(name: str) -> str:

@@ -6,21 +6,19 @@ import asyncio
 import hashlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Final
 
 import msgspec
-from redis.exceptions import RedisError, ResponseError
 from saq.job import Job, Status
 
-from litestar_tasks.exceptions import QueueUnavailableError
 from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.operations import (
-    ABORTED_WITH_OTHERS,
+    BY_OPERATOR,
     ENDED,
     PURGED,
     STATES,
@@ -33,15 +31,15 @@ from litestar_tasks.queues.operations import (
     Page,
     Pause,
 )
-from litestar_tasks.queues.redis.connection import never_sent
+from litestar_tasks.queues.producing import max_losses_of
 from litestar_tasks.queues.redis.listings import BYTES, Found, Listings
 from litestar_tasks.queues.redis.lua import LIMIT, Script
-from litestar_tasks.queues.redis.producer import max_losses_of, terms_of
-from litestar_tasks.queues.redis.reasons import reason_of
+from litestar_tasks.queues.redis.producer import terms_of
+from litestar_tasks.queues.redis.retrying import RetryingLink
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
-    from litestar_tasks.queues.redis.connection import Endpoint, Link
+    from litestar_tasks.queues.redis.connection import Endpoint
     from litestar_tasks.queues.redis.layout import Layout
     from litestar_tasks.queues.retention import Limits
 
@@ -66,9 +64,6 @@ _ENOUGH: Final = 8_000
 """Counters of minutes that one call reads, roughly; it takes the server a few ms."""
 _ROUNDS: Final = 100
 _TALLIED: Final = 1_000
-_UNREADABLE: Final = "(undecodable)"
-
-AnswerT = TypeVar("AnswerT")
 _counters: Final = msgspec.msgpack.Decoder(dict[str, int])
 
 
@@ -85,12 +80,11 @@ class RedisOperations(Operations):
 
     def __init__(self, queue: TaskQueue, label: str, endpoint: Endpoint, layout: Layout, limits: Limits) -> None:
         self._queue = queue
-        self._label = label
         self._layout = layout
         self._limits = limits
-        self._link = endpoint.link()
+        self._link = RetryingLink(label, endpoint, layout)
         self._probe = 0
-        self._listings = Listings(queue, layout, self._run)
+        self._listings = Listings(queue, layout, self._link)
 
     async def close(self) -> None:
         """Close the connection; the next call opens it again."""
@@ -102,7 +96,7 @@ class RedisOperations(Operations):
         """See ``Operations.counts``."""
         more, rounds, numbers = 1, 0, []
         while more and rounds < _ROUNDS:
-            more, *numbers = await self._run(_COUNTS, self._probe, again=True)
+            more, *numbers = await self._link.run(_COUNTS, self._probe, again=True)
             self._probe, rounds = self._probe + 100, rounds + 1
         order: tuple[JobState, ...] = ("queued", "scheduled", "retrying", "active", *ENDED)
         found = dict(zip(order, map(int, numbers), strict=True))
@@ -126,7 +120,7 @@ class RedisOperations(Operations):
         # What ends again while the operation goes on stands behind its beginning, and is left to the next one.
         place: cursors.Place | None = None
         if cursor is None:
-            seconds, micros = await self._call(("TIME",), again=True)
+            seconds, micros = await self._link.call("TIME", again=True)
             horizon = int(seconds) * 1000 + int(micros) // 1000 + 1
             if which.state in ENDED:
                 await asyncio.sleep(0.002)  # so that it lies behind before the first job is changed
@@ -145,18 +139,18 @@ class RedisOperations(Operations):
             return await self._rerun([(one.job_id, one.document, job) for one, job in found])
         pairs = [value for one, _ in found for value in (one.job_id, one.state)]
         if action == "delete":
-            return sum(await self._run(_DELETE, which.state, *pairs))
-        reason = records.to_json(ABORTED_WITH_OTHERS)
-        answer = await self._run(_ABORT, reason, self._limits.failed_ttl, self._limits.others, *pairs)
+            return sum(await self._link.run(_DELETE, which.state, *pairs))
+        reason = records.to_json(BY_OPERATOR)
+        answer = await self._link.run(_ABORT, reason, self._limits.failed_ttl, self._limits.others, *pairs)
         if self._queue.listeners:
             waited = (job for (_, job), how in zip(found, answer, strict=True) if how == _ENDED_AT_ONCE)
-            self._queue.tell_ended(waited, ABORTED_WITH_OTHERS)
+            self._queue.tell_ended(waited, BY_OPERATOR)
         return sum(map(bool, answer))
 
     async def rerun(self, key: str) -> bool:
         """See ``Operations.rerun``."""
         job_id = self._layout.job_id(key)
-        document = await self._call(("GET", job_id), again=True)
+        document = await self._link.call("GET", job_id, again=True)
         if document is None:
             return False
         try:
@@ -170,7 +164,7 @@ class RedisOperations(Operations):
         done = size = 0
         for job_id, document, job in found:
             digest = new = b""
-            if job.status in (Status.COMPLETE, Status.FAILED, Status.ABORTED) and job.function != _UNREADABLE:
+            if job.status in (Status.COMPLETE, Status.FAILED, Status.ABORTED) and job.function != records.UNDECODABLE:
                 digest = hashlib.sha1(document, usedforsecurity=False).hexdigest().encode()
                 begin_anew(job)
                 new = records.encode(job)
@@ -178,12 +172,12 @@ class RedisOperations(Operations):
             args += (job_id, digest, new, job.priority, max_losses_of(job), follows, terms)
             size += len(document)
             if size > BYTES:
-                done, args, size = done + sum(await self._run(_RERUN, *args)), [], 0
-        return done + (sum(await self._run(_RERUN, *args)) if args else 0)
+                done, args, size = done + sum(await self._link.run(_RERUN, *args)), [], 0
+        return done + (sum(await self._link.run(_RERUN, *args)) if args else 0)
 
     async def delete(self, key: str) -> bool:
         """See ``Operations.delete``."""
-        (gone,) = await self._run(_DELETE, "", self._layout.job_id(key), "")
+        (gone,) = await self._link.run(_DELETE, "", self._layout.job_id(key), "")
         return bool(gone)
 
     async def purge(self) -> int:
@@ -195,7 +189,7 @@ class RedisOperations(Operations):
         telling = bool(self._queue.listeners)
         limit = _CHANGED if telling else LIMIT
         while seen < enough:
-            removed, looked, documents = await self._run(_PURGE, limit, "1" if telling else "")
+            removed, looked, documents = await self._link.run(_PURGE, limit, "1" if telling else "")
             total, seen = total + removed, seen + looked
             if not looked:
                 break
@@ -214,15 +208,15 @@ class RedisOperations(Operations):
 
     async def pause(self, *, by: str = "") -> None:
         """See ``Operations.pause``."""
-        await self._run(_PAUSE, records.to_json({"since": int(time.time() * 1000), "by": by}), again=True)
+        await self._link.run(_PAUSE, records.to_json({"since": int(time.time() * 1000), "by": by}), again=True)
 
     async def resume(self) -> None:
         """See ``Operations.resume``."""
-        await self._run(_PAUSE, "", again=True)
+        await self._link.run(_PAUSE, "", again=True)
 
     async def paused(self) -> Pause | None:
         """See ``Operations.paused``."""
-        text = await self._call(("GET", self._layout.key("paused")), again=True)
+        text = await self._link.call("GET", self._layout.key("paused"), again=True)
         if text is None:
             return None
         try:
@@ -237,40 +231,19 @@ class RedisOperations(Operations):
         """See ``Operations.add_minutes``."""
         triples = [(minute, f"{task}:{field}", number) for minute, task, field, number in tallies.flatten(minutes)]
         for start in range(0, len(triples), _TALLIED):
-            await self._run(_TALLY, *(value for triple in triples[start : start + _TALLIED] for value in triple))
+            await self._link.run(_TALLY, *(value for triple in triples[start : start + _TALLIED] for value in triple))
 
     async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """See ``Operations.minutes``."""
         wanted, found = tallies.span(since, until), tallies.Sums(every)
         following = wanted.start
         while following in wanted:
-            following, *spans = await self._run(_MINUTES, following, wanted[-1], every, _ENOUGH, again=True)
+            following, *spans = await self._link.run(_MINUTES, following, wanted[-1], every, _ENOUGH, again=True)
             for start, packed in zip(spans[::2], spans[1::2], strict=True):
                 for name, number in _counters.decode(packed).items():
                     task, _, field = name.rpartition(":")  # a task's name may hold a colon
                     found.add(start, task, field, number)
         return found.minutes()
-
-    # Asking the server
-
-    async def _run(self, script: Script, *args: bytes | str | float, again: bool = False) -> Any:
-        arguments = (self._layout.prefix, *args)
-        return await self._ask(lambda link: script.run(link, self._layout.incomplete, arguments), again=again)
-
-    async def _call(self, command: Sequence[bytes | str | float], *, again: bool) -> Any:
-        return await self._ask(lambda link: link.call(command), again=again)
-
-    async def _ask(self, ask: Callable[[Link], Awaitable[AnswerT]], *, again: bool) -> AnswerT:
-        """Ask, and once more if the connection was a dead one; with ``again`` also where the first may have arrived."""
-        try:
-            try:
-                return await ask(self._link)
-            except (RedisError, OSError) as error:
-                if isinstance(error, ResponseError) or not (again or never_sent(error)):
-                    raise
-                return await ask(self._link)
-        except (RedisError, OSError) as error:
-            raise QueueUnavailableError(self._label, reason_of(error)) from error
 
 
 def _shape(which: JobFilter) -> tuple[type, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -14,10 +14,11 @@ from saq.job import Job
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.job import Submission
 from litestar_tasks.queues import records
+from litestar_tasks.queues.batching import Batcher
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.locks import lock_anew, lock_of
 from litestar_tasks.queues.outage import Outage
-from litestar_tasks.queues.redis.batching import Batcher
+from litestar_tasks.queues.producing import max_losses_of, store_in_parts, submission_of
 from litestar_tasks.queues.redis.connection import never_sent
 from litestar_tasks.queues.redis.durability import NotDurableError
 from litestar_tasks.queues.redis.lua import LIMIT, Script
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.redis.durability import Guarantee
     from litestar_tasks.queues.redis.layout import Layout
 
-__all__ = ("Producer", "max_losses_of", "terms_of")
+__all__ = ("Producer", "terms_of")
 
 _ENQUEUE: Final = Script("enqueue")
 _PAUSE: Final = 0.05
@@ -90,7 +91,7 @@ class Producer:
         self._label = label
         self._deadline = deadline
         link = endpoint.link()  # one, so that what is enqueued first arrives first
-        self._batcher: Batcher[_Entry, Any]
+        self._batcher: Batcher[Link, _Entry, Any]
         if guarantee is None:
             self._batcher = Batcher(self._send, [link, link], LIMIT)
         else:
@@ -120,32 +121,24 @@ class Producer:
             jobs: The jobs.
             rows: The rows of an outbox that they come from, each of which is heeded once. Defaults to none.
         """
-        submissions: list[Submission] = []
+
+        def parts() -> Iterator[list[_Entry]]:
+            for start in range(0, len(jobs), LIMIT):
+                part = [self._entry(job, once=once) for job, once in jobs[start : start + LIMIT]]
+                for entry, row in zip(part, rows[start : start + LIMIT], strict=False):
+                    entry.mode = f"row:{'once' if entry.mode == 'once' else 'new'}:{row}"
+                yield part
+
         async with self._bulk_lock:
             epoch = await self._begin_bulk(self._guarantee) if self._guarantee else 0
-            flight: asyncio.Task[list[Submission]] | None = None
-            try:
-                for start in range(0, len(jobs), LIMIT):
-                    part = [self._entry(job, once=once) for job, once in jobs[start : start + LIMIT]]
-                    for entry, row in zip(part, rows[start : start + LIMIT], strict=False):
-                        entry.mode = f"row:{'once' if entry.mode == 'once' else 'new'}:{row}"
-                    if flight is not None:
-                        submissions += await flight
-                    flight = asyncio.create_task(self._store_part(part))
-                    await asyncio.sleep(0)  # so that it is written before the next part is encoded
-                if flight is not None:
-                    submissions += await flight
-            finally:
-                if flight is not None and not flight.done():
-                    flight.cancel()
-                    await asyncio.gather(flight, return_exceptions=True)
+            submissions = await store_in_parts(parts(), self._store_part)
             if self._guarantee and jobs:
                 await self._confirm_bulk(self._guarantee, epoch, self._layout.job_id(jobs[0][0].key))
         return submissions
 
     def arguments(self, job: Job) -> list[bytes | str | float]:
-        """A new job as ``enqueue.lua`` takes it, without the prefix."""
-        return self._arguments([self._entry(job, once=False)])[1:]
+        """A new job as ``enqueue.lua`` takes it."""
+        return self._arguments([self._entry(job, once=False)])
 
     async def store_again(self, job: Job) -> None:
         """Store a job that may have been stored by an earlier call, also by another process, and may have run since."""
@@ -160,7 +153,7 @@ class Producer:
             RedisError: It is unknown whether it was done; it is safe to ask again.
         """
         args = self._arguments([self._entry(job, once=False) for job in jobs], owed)
-        await _ENQUEUE.run(self._bulk, self._layout.incomplete, args, self._deadline)
+        await _ENQUEUE.run(self._bulk, self._layout, args, self._deadline)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -243,7 +236,7 @@ class Producer:
         args = self._arguments(entries)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.
-            answer = await _ENQUEUE.run(link, self._layout.incomplete, args, self._deadline / 2)
+            answer = await _ENQUEUE.run(link, self._layout, args, self._deadline / 2)
         except ResponseError:
             for entry in entries:
                 entry.flying = False  # refused, with nothing stored
@@ -255,7 +248,7 @@ class Producer:
         return _each(answer, entries)
 
     def _arguments(self, entries: Sequence[_Entry], owed: bytes = b"") -> list[bytes | str | float]:
-        args: list[bytes | str | float] = [self._layout.prefix, owed]
+        args: list[bytes | str | float] = [owed]
         for entry in entries:
             entry.flying = True
             args += (
@@ -282,7 +275,8 @@ class Producer:
         names = [("EVALSHA", _ENQUEUE.digest) if self._taught == link.epoch else ("EVAL", _ENQUEUE.source)]
         names += [("EVALSHA", _ENQUEUE.digest)] * (len(parts) - 1)
         calls = [
-            (*name, 1, self._layout.incomplete, *self._arguments(part)) for name, part in zip(names, parts, strict=True)
+            (*name, 1, self._layout.incomplete, self._layout.prefix, *self._arguments(part))
+            for name, part in zip(names, parts, strict=True)
         ]
         try:
             *answers, written, waited = await link.call_all(
@@ -347,12 +341,7 @@ class Producer:
             stored = records.restore(Job, entry.job.get_queue(), answer)
         except records.UndecodableError:
             return Submission(entry.job, deduplicated=True)
-        ours = entry.sent and (stored.queued, stored.function, stored.kwargs) == (
-            entry.job.queued,
-            entry.job.function,
-            entry.job.kwargs,
-        )
-        return Submission(entry.job if ours else stored, deduplicated=not ours)
+        return submission_of(entry.job, stored, sent=entry.sent)
 
     def _stored(self, wanted: Job, key: str, document: bytes) -> Job:
         """The job that stands for another one; no more than its key where its record is gone, or can't be read."""
@@ -377,13 +366,6 @@ class Producer:
 def _each(answer: Any, entries: Sequence[_Entry]) -> Sequence[Any]:
     """What the script answers for each job; it says no more than 1 where all are stored."""
     return [1] * len(entries) if answer == 1 else answer
-
-
-def max_losses_of(job: Job) -> int:
-    """With the loss of how many workers a job is failed; 0 where the queue decides."""
-    if not (meta := job.meta):
-        return 0
-    return 1 if meta.get("at_most_once") else meta.get("max_losses", 0)
 
 
 def terms_of(job: Job, *, anew: bool = False) -> str:

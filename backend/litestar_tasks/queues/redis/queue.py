@@ -17,14 +17,17 @@ from redis.exceptions import RedisError
 from saq.job import Job, Status
 from saq.types import CountKind, QueueInfo, WorkerInfo
 from saq.utils import now
+from typing_extensions import Unpack
 
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.job import JobStatus, status_of
 from litestar_tasks.queues import records
-from litestar_tasks.queues.base import ClaimedJob, Delivery, WorkerHooks
+from litestar_tasks.queues.base import ClaimedJob, Delivery
+from litestar_tasks.queues.batching import Batcher
+from litestar_tasks.queues.holding import Assignment
 from litestar_tasks.queues.operations import Capability
 from litestar_tasks.queues.outage import Outage
-from litestar_tasks.queues.redis.batching import Batcher
+from litestar_tasks.queues.redis.announcements import Announcements
 from litestar_tasks.queues.redis.connection import Endpoint, Link
 from litestar_tasks.queues.redis.consumer import Consumer
 from litestar_tasks.queues.redis.durability import guarantee_of
@@ -35,10 +38,8 @@ from litestar_tasks.queues.redis.producer import Producer
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
 from litestar_tasks.queues.redis.schedules import RedisSchedules
-from litestar_tasks.queues.redis.waiters import Announcements
 from litestar_tasks.queues.reports import living
-from litestar_tasks.queues.retention import FAILED_TTL
-from litestar_tasks.queues.served import ServedQueue, Tell, terms_of, wire_name
+from litestar_tasks.queues.served import ServedQueue, Tell, TermsOptions, terms_of, wire_name
 
 if TYPE_CHECKING:
     from litestar_tasks.registry import Registry
@@ -68,16 +69,9 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         label: The queue's name. Defaults to "default".
         namespace: Keeps queues of the same label apart that share a server. Defaults to none.
         registry: The tasks that can be enqueued by name. Defaults to None: jobs only.
-        lease: Seconds without a sign of life after which a worker counts as lost, whatever its jobs' timeouts.
-            Defaults to 15.
-        renew_every: Seconds between two signs of life; a quarter of ``lease`` at the most. Defaults to 3.
         enqueue_deadline: Seconds until an enqueue that is not answered raises. Defaults to 2.
         durability: What an enqueue waits for, as ``TasksConfig.durability``. Defaults to "process".
-        max_losses: With the loss of so many workers a job is failed. A job's ``meta["max_losses"]`` wins over it, and
-            ``meta["at_most_once"]`` means 1. Defaults to 3.
-        keep_complete: Records of complete jobs that are kept at the most. Defaults to 10,000.
-        keep_failed: Records of failed, and as many of aborted, jobs. Defaults to 100,000.
-        failed_ttl: Seconds for which those are kept at least; a job's ``meta["failed_ttl"]`` wins. Defaults to 7 days.
+        terms: See ``TermsOptions``.
 
     Raises:
         ConfigurationError: A name that would break the keys, a lease that cannot be kept, or no such durability.
@@ -96,25 +90,12 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         label: str = "default",
         namespace: str = "",
         registry: Registry | None = None,
-        lease: float = 15.0,
-        renew_every: float = 3.0,
         enqueue_deadline: float = 2.0,
         durability: str = "process",
-        max_losses: int = 3,
-        keep_complete: int = 10_000,
-        keep_failed: int = 100_000,
-        failed_ttl: int = FAILED_TTL,
+        **terms: Unpack[TermsOptions],
     ) -> None:
         name = wire_name(label, namespace)
-        self._terms = terms_of(
-            label,
-            lease=lease,
-            renew_every=renew_every,
-            max_losses=max_losses,
-            keep_complete=keep_complete,
-            keep_failed=keep_failed,
-            failed_ttl=failed_ttl,
-        )
+        self._terms = terms_of(label, terms)
         self._endpoint = Endpoint(redis_client, queue=name)
         self._layout = Layout(name, tagged=self._endpoint.clustered)  # SAQ asks for names of keys while it is made
         saq.queue.redis.RedisQueue.__init__(self, redis=self._endpoint.client(), name=name)
@@ -135,8 +116,8 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
             guarantee=self._guarantee,
         )
         reading = self._endpoint.link()
-        self._reader: Batcher[str, bytes | None] = Batcher(_read_documents, [reading, reading], _PAGE)
-        self._commands: Batcher[tuple[Script, tuple[bytes | str | float, ...]], Any] = Batcher(
+        self._reader: Batcher[Link, str, bytes | None] = Batcher(_read_documents, [reading, reading], _PAGE)
+        self._commands: Batcher[Link, tuple[Script, tuple[bytes | str | float, ...]], Any] = Batcher(
             self._run_scripts, [self._endpoint.link()], 1
         )
         self._announcements = Announcements(self._endpoint, self._outage)
@@ -366,18 +347,14 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
 
     # The worker's side
 
-    def _consume(self, worker_id: str, hooks: WorkerHooks) -> Consumer:
+    def _consume(self, assignment: Assignment) -> Consumer:
         return Consumer(
             self,
             self._layout,
             self._endpoint,
             self._outage,
             self._announcements,
-            terms=self._terms,
-            worker_id=worker_id,
-            hooks=hooks,
-            relay=self._make_relay(self._terms.lease),
-            schedules=self.schedules,
+            assignment,
         )
 
     async def _claim_one(self) -> list[ClaimedJob]:
@@ -412,7 +389,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
     async def _run_scripts(
         self, link: Link, calls: Sequence[tuple[Script, tuple[bytes | str | float, ...]]]
     ) -> list[Any]:
-        return [await script.run(link, self._layout.incomplete, (self._layout.prefix, *args)) for script, args in calls]
+        return [await script.run(link, self._layout, args) for script, args in calls]
 
     async def _inspect_guarantee(self) -> None:
         """Refuse a server that cannot keep the durability that is asked for."""

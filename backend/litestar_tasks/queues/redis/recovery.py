@@ -82,9 +82,8 @@ class Recovery(Patrol):
         first = incarnation.take(LIMIT)
         count, more, wait, lost, lengths, data, left = await _RECOVER.run(
             self._link,
-            self._layout.incomplete,
+            self._layout,
             (
-                self._layout.prefix,
                 incarnation.holder,
                 first,
                 int(self._terms.lease * 1000),
@@ -123,7 +122,7 @@ class Recovery(Patrol):
 
     async def _audit(self) -> None:
         await self._compare()
-        while (count := await _ADOPT.run(self._link, self._layout.incomplete, (self._layout.prefix,))) > 0:
+        while (count := await _ADOPT.run(self._link, self._layout)) > 0:
             logger.warning("queue %r: took over %d jobs that stock workers left", self._layout.name, count)
 
     async def _compare(self) -> None:
@@ -141,9 +140,7 @@ class Recovery(Patrol):
         )
         held = {-int(score): job_id for job_id, score in zip(answer[::2], answer[1::2], strict=True)}
         for token in held:
-            if self._consumer.unknown(token) and await _RECLAIM.run(
-                self._link, self._layout.incomplete, (self._layout.prefix, token, token)
-            ):
+            if self._consumer.unknown(token) and await _RECLAIM.run(self._link, self._layout, (token, token)):
                 logger.warning("queue %r: handed back a claim that nobody knew of", self._layout.name)
         if len(held) == _AUDIT:
             return
@@ -162,7 +159,7 @@ class Recovery(Patrol):
         reason = records.to_json(fields.get("error") or "aborted")
         done = await _REFENCE.run(
             self._link,
-            self._layout.incomplete,
-            (self._layout.prefix, job.id, token, reason, incarnation.holder),
+            self._layout,
+            (job.id, token, reason, incarnation.holder),
         )
         return reason if done else None

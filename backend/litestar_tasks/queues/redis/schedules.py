@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
-
-from redis.exceptions import RedisError, ResponseError
 
 from litestar_tasks.exceptions import QueueUnavailableError
 from litestar_tasks.queues.redis.connection import ANSWER_TIMEOUT
 from litestar_tasks.queues.redis.lua import Script
-from litestar_tasks.queues.redis.reasons import reason_of
+from litestar_tasks.queues.redis.retrying import RetryingLink
 from litestar_tasks.queues.schedules import Look, ScheduleStore, Step
 
 if TYPE_CHECKING:
@@ -45,32 +43,27 @@ class RedisSchedules(ScheduleStore):
         arguments: Callable[[Job], Sequence[bytes | str | float]],
     ) -> None:
         super().__init__()
-        self._label = label
         self._layout = layout
         self._arguments = arguments
-        self._link = endpoint.link()
+        self._link = RetryingLink(label, endpoint, layout)
 
     async def look(self, limit: int) -> Look:
         """See ``ScheduleStore.look``."""
-        now, following, *rest = await self._run(_LOOK, limit)
+        now, following, *rest = await self._link.run(_LOOK, limit, again=True)
         due = [(id.decode(), document) for id, document in zip(rest[::2], rest[1::2], strict=True)]
         return Look(int(now), int(float(following)) if following else None, due)
 
     async def read(self, id: str) -> bytes | None:
         """See ``ScheduleStore.read``."""
-        document: bytes | None = await self._ask(lambda link: link.call(("HGET", self._specs, id)))
+        document: bytes | None = await self._link.call("HGET", self._specs, id, again=True)
         return document
 
     async def read_all(self) -> dict[str, bytes]:
         """See ``ScheduleStore.read_all``. In steps, so that the server answers others in between."""
         found: dict[str, bytes] = {}
         cursor = b"0"
-
-        async def scan(link: Link) -> Any:
-            return await link.call(("HSCAN", self._specs, cursor, "COUNT", 500))
-
         while True:
-            cursor, rest = await self._ask(scan)
+            cursor, rest = await self._link.call("HSCAN", self._specs, cursor, "COUNT", 500, again=True)
             found.update({id.decode(): document for id, document in zip(rest[::2], rest[1::2], strict=True)})
             if cursor == b"0":
                 return found
@@ -79,7 +72,7 @@ class RedisSchedules(ScheduleStore):
         """See ``ScheduleStore.swap``."""
         moment: int | str = due if due is not None else ""
         arguments = self._arguments(job) if job is not None else ()
-        return bool(await self._run(_FIRE, id, seen or "", new or "", moment, *arguments))
+        return bool(await self._link.run(_FIRE, id, seen or "", new or "", moment, *arguments, again=True))
 
     async def swap_many(self, steps: Sequence[Step]) -> set[str]:
         """See ``ScheduleStore.swap_many``. In one write; the server answers others in between."""
@@ -93,22 +86,22 @@ class RedisSchedules(ScheduleStore):
         async def send(link: Link) -> list[Any]:
             return await link.call_all(commands, ANSWER_TIMEOUT, last=ANSWER_TIMEOUT)
 
-        answers = await self._ask(send)
+        answers = await self._link.ask(send, again=True)
         return swapped | {one.id for one, answer in zip(rest, answers, strict=True) if answer == 1}
 
     async def announce(self) -> None:
         """See ``ScheduleStore.announce``."""
         with suppress(QueueUnavailableError):
-            await self._ask(lambda link: link.call(("PUBLISH", self._layout.key("ctl"), "schedules")))
+            await self._link.call("PUBLISH", self._layout.key("ctl"), "schedules", again=True)
 
     async def advertise(self, holder: str, digest: str, seconds: float) -> str:
         """See ``ScheduleStore.advertise``."""
-        winner: bytes = await self._run(_ADVERTISE, holder, digest, int(seconds * 1000))
+        winner: bytes = await self._link.run(_ADVERTISE, holder, digest, int(seconds * 1000), again=True)
         return winner.decode()
 
     async def withdraw(self, holder: str) -> None:
         """See ``ScheduleStore.withdraw``."""
-        await self._run(_ADVERTISE, holder, "", 0)
+        await self._link.run(_ADVERTISE, holder, "", 0, again=True)
 
     async def close(self) -> None:
         """See ``ScheduleStore.close``."""
@@ -117,19 +110,3 @@ class RedisSchedules(ScheduleStore):
     @property
     def _specs(self) -> str:
         return self._layout.key("sched:spec")
-
-    async def _run(self, script: Script, *args: bytes | str | float) -> Any:
-        arguments = (self._layout.prefix, *args)
-        return await self._ask(lambda link: script.run(link, self._layout.incomplete, arguments))
-
-    async def _ask(self, ask: Callable[[Link], Awaitable[Any]]) -> Any:
-        """Ask, and once more if the connection was a dead one: all that is asked here can be sent again."""
-        try:
-            try:
-                return await ask(self._link)
-            except ResponseError:
-                raise
-            except (RedisError, OSError):
-                return await ask(self._link)
-        except (RedisError, OSError) as error:
-            raise QueueUnavailableError(self._label, reason_of(error)) from error

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Generic, TypeVar
-
-from litestar_tasks.queues.redis.connection import Link
+from typing import Generic, Protocol, TypeVar
 
 __all__ = ("Batcher",)
 
+
+class _Link(Protocol):
+    async def close(self) -> None: ...
+
+
+LinkT = TypeVar("LinkT", bound=_Link)
 ItemT = TypeVar("ItemT")
 AnswerT = TypeVar("AnswerT")
 
 
-class Batcher(Generic[ItemT, AnswerT]):
+class Batcher(Generic[LinkT, ItemT, AnswerT]):
     """Sends single items at once, and together those that meanwhile have to wait for a connection.
 
     Whoever comes while a connection is free pays for one round trip and nothing else: no task is started for it.
@@ -28,8 +32,8 @@ class Batcher(Generic[ItemT, AnswerT]):
 
     def __init__(
         self,
-        send: Callable[[Link, Sequence[ItemT]], Awaitable[Sequence[AnswerT]]],
-        links: Sequence[Link],
+        send: Callable[[LinkT, Sequence[ItemT]], Awaitable[Sequence[AnswerT]]],
+        links: Sequence[LinkT],
         limit: int,
     ) -> None:
         self._send = send
@@ -58,14 +62,16 @@ class Batcher(Generic[ItemT, AnswerT]):
             self._release(link)
 
     async def close(self) -> None:
-        """Close the connections; the next item opens them again."""
+        """Give up what is still to be sent, and close the connections; the next item opens them again."""
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        while self._waiting:
+            self._waiting.popleft()[1].cancel()
         for link in self._links:
             await link.close()
 
-    def _release(self, link: Link) -> None:
+    def _release(self, link: LinkT) -> None:
         self._free.append(link)
         if self._waiting:
             self._free.pop()
@@ -73,7 +79,7 @@ class Batcher(Generic[ItemT, AnswerT]):
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _send_waiting(self, link: Link) -> None:
+    async def _send_waiting(self, link: LinkT) -> None:
         try:
             while batch := self._next_batch():
                 try:
