@@ -81,7 +81,7 @@ dev-worker: $(STAMP) ## run a worker of its own, restarted on every edit
 .PHONY: test
 # In the order of their names the long ones come early, and the processes end together.
 test: $(STAMP) ## run the tests; ARGS goes to pytest
-	@exec $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	@exec $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # Both supported majors of redis-py, and every supported interpreter that this machine has. `make test` has the
 # newest redis-py and all servers; the queue on Redis is tested here with the older one, on the machine's own server
@@ -112,7 +112,7 @@ test-matrix: $(STAMP) ## run the queues' tests on redis-py 7, and the unit tests
 .PHONY: .test-redis7
 .test-redis7:
 	@$(PIP_INSTALL) 'redis>=7,<8'
-	@exec $(BIN)/python -m pytest -n auto --dist loadfile -m 'not network' -k '$(ONE_SERVER) and not [memory' \
+	@exec $(BIN)/python -m pytest -n auto --dist loadgroup -m 'not network' -k '$(ONE_SERVER) and not [memory' \
 	  $(MATRIX_REDIS)
 
 # How many times longer than in `make test`. With 25: 150 workers killed, 200 stopped and 50 started on a fresh server,

@@ -20,6 +20,7 @@ def main() -> None:
     commands.add_parser("peers", help="install the other libraries, each into an environment of its own")
     commands.add_parser("postgres", help="us beside stock SAQ and procrastinate, on Postgres")
     commands.add_parser("listings", help="what an operator's questions cost in a long queue")
+    commands.add_parser("dashboard", help="how long the server takes for each page, in a long queue of a busy day")
     commands.add_parser("history", help="draining with every job recorded in a database, beside draining without")
     profile = commands.add_parser("profile", help="what one job of ours costs, in CPU time")
     profile.add_argument("--jobs", type=int, default=20_000, help="default: 20,000")
@@ -46,6 +47,10 @@ def main() -> None:
             from benchmarks import listings
 
             listings.main()
+        elif options.command == "dashboard":
+            from benchmarks import dashboard
+
+            dashboard.main()
         elif options.command == "history":
             from benchmarks import history
 

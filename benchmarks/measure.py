@@ -23,7 +23,8 @@ Pair = tuple[Numbers, Numbers]
 """The numbers of a contestant, and those of stock SAQ beside it."""
 
 CONCURRENCY = 32
-TIMEOUT = 240.0
+STALLED = 20.0
+"""Seconds without any start of a job after which the rest counts as lost."""
 _NOTHING: dict[str, Any] = {"i": -1}
 
 
@@ -84,7 +85,7 @@ def growth(server: Server, name: str, *, depth: int, singles: int, blocks: int) 
         for found, enqueued, side in zip(numbers, bulk, pair, strict=True):
             marks.reset()
             side.worker.ask(go=True)
-            _await_marks(min(depth, side.contestant.JOBS))
+            _await_marks(side, min(depth, side.contestant.JOBS))
             found["bulk_enqueue"] = enqueued["bulk_enqueue"]
             found["drain"] = (marks.count() - 1) / (marks.last() - marks.first()) * 1e9
             side.worker.stop()
@@ -163,7 +164,7 @@ def _drain(server: Server, side: Side, jobs: int) -> Numbers:
     redis_before = server.usage()
     side.worker.ask(go=True)
     worker_before = side.worker.cpu()
-    _await_marks(jobs)
+    _await_marks(side, jobs)
     while side.contestant.unfinished(side.database.client):
         time.sleep(0.002)
     seconds = (time.monotonic_ns() - marks.first()) / 1e9
@@ -204,9 +205,11 @@ def _percentile(values: Sequence[float], part: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[part - 1]
 
 
-def _await_marks(jobs: int) -> None:
-    deadline = time.monotonic() + TIMEOUT
-    while marks.count() < jobs:
-        if time.monotonic() > deadline:
-            raise ContestantError(f"only {marks.count()} of {jobs} jobs had started after {TIMEOUT:g} s")
+def _await_marks(side: Side, jobs: int) -> None:
+    started, deadline = 0, 0.0
+    while started < jobs:
+        if (count := marks.count()) > started or not deadline:
+            started, deadline = count, time.monotonic() + STALLED
+        elif time.monotonic() > deadline:
+            raise ContestantError(f"{side.contestant.LABEL}: only {started:,} of {jobs:,} jobs ever started")
         time.sleep(0.005)

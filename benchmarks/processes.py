@@ -60,10 +60,7 @@ class Agent:
 
     def cpu(self) -> float:
         """CPU seconds of the process and its descendants so far; not a number where the system has no /proc."""
-        try:
-            return sum(_ticks(pid) for pid in _descendants(self._process.pid)) / _TICKS
-        except OSError:
-            return float("nan")
+        return cpu_of(self._process.pid)
 
     def stop(self) -> None:
         """End it, and what it started. The server is emptied next, so nothing has to be put in order."""
@@ -73,6 +70,14 @@ class Agent:
             except ProcessLookupError:
                 pass
         self._process.wait()
+
+
+def cpu_of(pid: int) -> float:
+    """CPU seconds of a process and its descendants so far; not a number where the system has no /proc."""
+    try:
+        return sum(map(_ticks, _descendants(pid))) / _TICKS
+    except OSError:
+        return float("nan")
 
 
 def _ticks(pid: int) -> int:

@@ -7,10 +7,15 @@ import os
 import signal
 import tempfile
 from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from uuid import uuid4
 
 import pytest
+from xdist.remote import Producer
+from xdist.scheduler import LoadGroupScheduling
+
+ROOM = pytest.StashKey["Room"]()
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and what they start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -22,24 +27,71 @@ def pytest_xdist_auto_num_workers() -> int:
     return 3 * (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
 
 
-@pytest.fixture(scope="session")
-def locks(testrun_uid: str) -> Generator[tuple[IO[bytes], IO[bytes]]]:
-    """Two files that all processes of this run lock: a gate, and the room behind it."""
-    folder = Path(tempfile.gettempdir()) / f"tests-{testrun_uid}"
-    folder.mkdir(exist_ok=True)
-    with (folder / "gate").open("ab") as gate, (folder / "room").open("ab") as room:
-        yield gate, room
+class FilesScheduling(LoadGroupScheduling):
+    """Gives each process whole files, and all tests marked ``alone`` to one, whichever files they are in."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return super()._split_scope(nodeid).partition("::")[0]
 
 
-@pytest.fixture(autouse=True)
-def _share_the_machine(request: pytest.FixtureRequest, locks: tuple[IO[bytes], IO[bytes]]) -> Generator[None]:
-    """Tests marked ``alone`` measure time: while one runs, the other processes wait, but for those marked ``aside``."""
-    if request.node.get_closest_marker("aside"):
-        yield
-        return
-    gate, room = locks
-    fcntl.flock(gate, fcntl.LOCK_EX)  # who wants to be alone keeps the gate while the room empties
-    fcntl.flock(room, fcntl.LOCK_EX if request.node.get_closest_marker("alone") else fcntl.LOCK_SH)
-    fcntl.flock(gate, fcntl.LOCK_UN)
-    yield
-    fcntl.flock(room, fcntl.LOCK_UN)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesScheduling:
+    """How processes share the tests."""
+    return FilesScheduling(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that are alone come first, together: the others wait once, not for each of them."""
+    items.sort(key=lambda item: not _is(item, "alone"))
+    for item in items:
+        if _is(item, "alone"):
+            item.add_marker(pytest.mark.xdist_group("alone"))
+
+
+class Room:
+    """Keeps tests that measure time apart from all others, in whichever process of this run those are.
+
+    Args:
+        run: Names the run.
+    """
+
+    def __init__(self, run: str) -> None:
+        folder = Path(tempfile.gettempdir()) / f"tests-{run}"
+        folder.mkdir(exist_ok=True)
+        self._gate = (folder / "gate").open("ab")
+        self._room = (folder / "room").open("ab")
+        self._mine = False
+
+    @contextmanager
+    def shared(self, item: pytest.Item, then: pytest.Item | None) -> Generator[None]:
+        """Wait until a test may run, and let others in behind it; but for those that come one after another alone."""
+        if _is(item, "aside"):
+            yield
+            return
+        alone = _is(item, "alone")
+        if not self._mine:
+            fcntl.flock(self._gate, fcntl.LOCK_EX)  # who wants to be alone keeps the gate while the room empties
+            fcntl.flock(self._room, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+            fcntl.flock(self._gate, fcntl.LOCK_UN)
+        try:
+            yield
+        finally:
+            self._mine = alone and then is not None and _is(then, "alone")
+            if not self._mine:
+                fcntl.flock(self._room, fcntl.LOCK_UN)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # outside of the test's own time limit
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
+    """Run a test when the others let it."""
+    with _room(item.config).shared(item, nextitem):
+        return (yield)
+
+
+def _room(config: pytest.Config) -> Room:
+    if (room := config.stash.get(ROOM, None)) is None:
+        room = config.stash[ROOM] = Room(getattr(config, "workerinput", {}).get("testrunuid") or uuid4().hex)
+    return room
+
+
+def _is(item: pytest.Item, mark: str) -> bool:
+    return item.get_closest_marker(mark) is not None

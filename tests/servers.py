@@ -333,6 +333,11 @@ class PostgresServer:
             _fresh_cluster.append(Path(kept, "data"))
         self.start()
 
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
     def url(self, database: str = "postgres") -> str:
         return f"postgresql://postgres@/{database}?host={self.folder}"
 

@@ -58,7 +58,17 @@ class Hooks:
             return value.model_dump(mode="json", by_alias=True, round_trip=True)
         if (encoder := self._encoder(type(value))) is not None:
             return encoder(value)
-        raise UnstorableTypeError(f"a {type(value).__name__} cannot be stored")
+        raise UnstorableTypeError(
+            f"an object of the class {type(value).__name__} cannot be stored; use its id or plain data instead"
+        )
+
+    def can_encode(self, value: Any) -> bool:
+        """Whether JSON's own types can be made of a value and of all that it holds."""
+        try:
+            msgspec.to_builtins(value, str_keys=True, enc_hook=self.encode)
+        except UnstorableTypeError:
+            return False
+        return True
 
     def decode(self, cls: type, value: Any) -> Any:
         """msgspec's ``dec_hook``."""
@@ -228,6 +238,7 @@ def split_path(error: Exception) -> tuple[str, str]:
     match = _PATH.match(str(error))
     message, path = (match["message"], match["path"] or "") if match else (str(error), "")
     message = message.replace("`", "").replace(" | UnsetType", "")
+    message = re.sub(r"\bgot null$", "got None", message)
     if match and match["key"]:
         message += " as a key"
     if message.startswith("Expected"):

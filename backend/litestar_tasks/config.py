@@ -125,8 +125,8 @@ class HistoryConfig:
     keep_jobs: int | None = 1_000_000
     """How many jobs are kept; the oldest go first. Defaults to a million; None for any number."""
     buffer: int = 50_000
-    """How many jobs a process remembers while the database is slow or away, at one or two kB each; what comes on top is
-    a gap. Defaults to 50,000."""
+    """How many jobs a process remembers while it is busy, or the database is slow or away, at one or two kB each; what
+    comes on top is a gap. Defaults to 50,000."""
 
     def __post_init__(self) -> None:
         """Check what can be seen without a database."""

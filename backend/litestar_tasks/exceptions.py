@@ -98,7 +98,7 @@ class StartupError(TasksError):
         self.problems = tuple(problems)
         lines = "\n".join(f"  {number}. {problem}" for number, problem in enumerate(self.problems, start=1))
         count = len(self.problems)
-        super().__init__(f"{count} problem{'s' if count != 1 else ''} found in the declared tasks:\n{lines}")
+        super().__init__(f"{count} problem{'s' if count != 1 else ''} found at the start:\n{lines}")
 
 
 class EnqueueError(TasksError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any, Final, cast
 
@@ -19,13 +19,16 @@ from litestar_tasks.uniqueness import Debounce, Exclusive, Throttle, Unique
 __all__ = ("check_middleware", "check_on_enqueue", "check_options", "check_together")
 
 
-def check_options(options: Mapping[str, Any], kind: type, *, subject: str) -> dict[str, Any]:
+def check_options(
+    options: Mapping[str, Any], kind: type, *, subject: str, arguments: Collection[str] = ()
+) -> dict[str, Any]:
     """Check options and bring durations to seconds.
 
     Args:
         options: As they were given.
         kind: ``RegistryOptions``, ``TaskOptions`` or ``EnqueueOptions``: which names are known.
         subject: What they belong to, for errors: "task 'send_receipt'".
+        arguments: What the task takes, which is no option. Defaults to nothing that is known.
 
     Raises:
         ConfigurationError: An unknown option, or a value that cannot work.
@@ -34,7 +37,9 @@ def check_options(options: Mapping[str, Any], kind: type, *, subject: str) -> di
     if unknown := options.keys() - known:
         name = min(unknown)
         hint = _HABITS.get(name, "").format(options[name])
-        if name in RegistryOptions.__annotations__:
+        if name in arguments:
+            hint = " (it is an argument of the task: give it to enqueue or bind)"
+        elif name in RegistryOptions.__annotations__:
             hint = " (it is an option of the task or the registry, not of a call)"
         raise ConfigurationError(f"{subject}: unknown option {name!r}{hint}; known: {', '.join(sorted(known))}")
     if "delay" in options and "run_at" in options:

@@ -11,7 +11,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from litestar_tasks.codec import Codec, Hooks, json_size, split_path
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, split_path
 from litestar_tasks.exceptions import InvalidTaskError, PayloadError
 from litestar_tasks.follow_ups import Placeholder
 from litestar_tasks.secret import Secrets, secrets_of
@@ -89,6 +89,8 @@ class Payload:
             size = json_size(stored) if stored else 0
         except (TypeError, ValueError, RecursionError) as error:
             refused = self._refused(error)
+            if isinstance(error, UnstorableTypeError):  # which msgspec does not place
+                refused = PayloadError(self._task, str(error), path=self._unstorable(values))
         if refused is not None:
             raise refused
         if size > self._limit:
@@ -156,6 +158,10 @@ class Payload:
         if self.secrets is None:
             refused.__cause__ = error
         return refused
+
+    def _unstorable(self, values: Mapping[str, Any]) -> str:
+        """The first argument that holds what cannot be stored, or an empty text."""
+        return next((name for name, value in values.items() if not self._hooks.can_encode(value)), "")
 
     def _without(self, names: frozenset[str]) -> Payload:
         """The payload of a call that may leave out these arguments."""

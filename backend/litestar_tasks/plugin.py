@@ -119,7 +119,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
         if self._config.dashboard is not None:
             from litestar_tasks.dashboard import dashboard_handlers
 
-            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard, self._config.registry))
+            history = self.get_history if self._history is not None else None
+            app_config.route_handlers.extend(dashboard_handlers(self._config.dashboard, self._config.registry, history))
         return app_config
 
     def on_cli_init(self, cli: Group) -> None:
@@ -302,12 +303,18 @@ class TasksPlugin(InitPlugin, CLIPlugin):
             return sum(worker.running for worker in workers)
 
     def _introduce(self, workers: Sequence[Worker]) -> None:
+        tasks = sorted(task.name for task in self._config.registry.get_all_tasks())
         logger.info(
             "worker %d runs %s: %s; stop with SIGTERM",
             os.getpid(),
             _shown(workers),
-            ", ".join(sorted(task.name for task in self._config.registry.get_all_tasks())) or "no tasks",
+            ", ".join(tasks) or "no tasks",
         )
+        if not tasks:
+            logger.warning(
+                "registry %r has no tasks; import the modules that declare them, or let registry.discover(…) do it",
+                self._config.registry.name,
+            )
 
     def check(self, app: Litestar) -> None:
         """Refuse what cannot work in the declared tasks, schedules and queues, all of it together.
@@ -337,10 +344,12 @@ class TasksPlugin(InitPlugin, CLIPlugin):
     async def _running(self, app: Litestar) -> AsyncGenerator[None, None]:
         self.check(app)
         if self._serving and self._config.dashboard is not None:
-            from litestar_tasks.dashboard import announce, describe
+            from litestar_tasks.dashboard import announce, describe, prepare
 
             announce(self._config.dashboard, app)
-            describe(self._config.dashboard, app)
+            describe(self._config.dashboard, app, history=self._history is not None)
+            if self._config.dashboard.guards or app.debug:  # else nobody sees it
+                prepare()
         async with self._attached():
             yield
 
@@ -364,6 +373,8 @@ class TasksPlugin(InitPlugin, CLIPlugin):
                 return
             resources = await stack.enter_async_context(entered(app, self._config.lifespan))
             workers = self.get_workers(app, resources=resources)
+            # Requests block the loop, too, and are nobody's task.
+            stack.enter_context(Watchdog({task.name for task in self._config.registry.get_all_tasks()}))
             await stack.enter_async_context(self._working(workers))
             logger.info(
                 "web process %d runs jobs, too: %s; each web process of this app has a worker of its own%s",

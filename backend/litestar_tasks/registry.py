@@ -8,7 +8,7 @@ import pkgutil
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager
 from datetime import datetime, timedelta
-from typing import Any, Concatenate, overload
+from typing import Any, Concatenate, Never, overload
 
 from saq.types import Context
 from typing_extensions import ParamSpec, TypedDict, TypeVar, Unpack
@@ -123,7 +123,7 @@ class Registry(Recurring):
 
     def scheduled_task(
         self,
-        *,
+        *unnamed: Never,
         cron: str | None = None,
         every: timedelta | None = None,
         timezone: str = "UTC",
@@ -138,6 +138,7 @@ class Registry(Recurring):
         """A decorator for a task that recurs. It can be enqueued by hand like any other.
 
         Args:
+            unnamed: Nothing: each option has its name.
             cron: See ``ScheduleOptions``, as for the next ones. Either this or ``every``.
             every: The time between two firings. Either this or ``cron``.
             timezone: Where ``cron`` is read. Defaults to "UTC".
@@ -153,6 +154,11 @@ class Registry(Recurring):
             DeclarationError: Raised by the decorated function's line: the schedule cannot work, its kwargs do not
                 fit the signature, or the function cannot be a task. Nothing was registered.
         """
+        if unnamed:
+            raise ConfigurationError(
+                "a schedule's rhythm is given by name: @scheduled_task(cron='0 2 * * *') or "
+                "@scheduled_task(every=timedelta(minutes=10))"
+            )
         recurrence = {
             "cron": cron,
             "every": every,

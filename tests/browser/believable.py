@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
+import shutil
 import tempfile
 import time
 import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 from advanced_alchemy.extensions.litestar import SQLAlchemyPlugin
@@ -17,6 +20,8 @@ from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 from saq.job import Job, Status
 from saq.types import WorkerInfo
+from sqlalchemy import Table
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.db import database_config
 from app.dependencies import dependencies
@@ -24,13 +29,17 @@ from app.payments.tasks import weekly_report
 from app.queue.config import tasks_config
 from app.settings import Settings
 from litestar_tasks import Registry, TasksConfig, TasksPlugin
+from litestar_tasks.outbox.history import history_tables
+from litestar_tasks.outbox.history.entries import entry
+from litestar_tasks.outbox.history.rows import HistoryRows
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.history import remember
-from litestar_tasks.queues.operations import BOUNDS, Minute, TaskMinute
+from litestar_tasks.queues.operations import BOUNDS, ENDED, JobFilter, Minute, TaskMinute
 
 __all__ = ("WORKER", "shop_day")
 
 WORKER = "7c1e3f60-9a41-11f1-8d7e-02fc00000001"
+DAY = 86_400
 _BUSY = {
     "send_welcome_email": ("default", 6, 0.4, 0.01),
     "send_receipt": ("emails", 14, 0.25, 0.02),
@@ -43,10 +52,9 @@ _BUSY = {
 
 def shop_day(**dashboard: Any) -> Litestar:
     """The reference app's tasks with a day behind them, in memory; nothing works on it, so pages stay as they are."""
-    settings = Settings(
-        tasks_broker_url="memory://", database_url=f"sqlite+aiosqlite:///{tempfile.gettempdir()}/never-opened.sqlite3"
-    )
-    config = tasks_config(settings)
+    folder = Path(tempfile.mkdtemp(prefix="shop-"))
+    settings = Settings(tasks_broker_url="memory://", database_url=f"sqlite+aiosqlite:///{folder}/shop.sqlite3")
+    config, database = tasks_config(settings), database_config(settings)
     plugin = TasksPlugin(
         TasksConfig(
             registry=config.registry,
@@ -54,20 +62,25 @@ def shop_day(**dashboard: Any) -> Litestar:
             namespace="production",
             queue_configs=config.queue_configs,
             dashboard=type(config.dashboard)(**dashboard) if dashboard else config.dashboard,
+            history=config.history,
         )
     )
 
     @asynccontextmanager
     async def live_a_day(app: Litestar) -> AsyncIterator[None]:
-        await fill(config.registry, plugin.get_queue("default"), plugin.get_queue("emails"))
-        beating = asyncio.create_task(beat(plugin.get_queue("default"), plugin.get_queue("emails")))
+        queues = plugin.get_queue("default"), plugin.get_queue("emails")
+        await fill(config.registry, *queues)
+        await fill_history(database.get_engine(), history_tables(database.metadata), *queues)
+        beating = asyncio.create_task(beat(*queues))
         yield
         beating.cancel()
+        await database.get_engine().dispose()
+        shutil.rmtree(folder)
 
     return Litestar(
         openapi_config=OpenAPIConfig(title="Shop", version="1.0.0"),
         dependencies=dependencies(settings),
-        plugins=[SQLAlchemyPlugin(database_config(settings)), plugin],
+        plugins=[SQLAlchemyPlugin(database), plugin],
         lifespan=[live_a_day],
         debug=not dashboard,
         logging_config=None,
@@ -226,6 +239,34 @@ async def fill_waiting(default: TaskQueue, emails: TaskQueue) -> None:
         await put(
             default, "send_welcome_email", {"user_id": 9_200 + user}, scheduled=int(time.time()) + 540 + 60 * user
         )
+
+
+async def fill_history(engine: AsyncEngine, tables: tuple[Table, Table], *queues: TaskQueue) -> None:
+    """The same jobs, and those of four weeks before them, which the broker has forgotten."""
+    async with engine.begin() as connection:
+        for table in tables:
+            await connection.run_sync(table.create)
+    rows = HistoryRows(engine, *tables)
+    for queue in queues:
+        for state in ENDED:
+            page = await queue.page(JobFilter(state=state))
+            ended = [entry(job, queue.label, job.id, "ended") for job in page.jobs]
+            await rows.write(ended)
+            for week in range(1, 5):
+                await rows.write([earlier(one, week) for one in ended])
+    outage = {"since": millis(-8 * DAY), "until": millis(-8 * DAY + 1_260), "lost": 2_318, "process": "worker-2:3120"}
+    await rows.write([], {**outage, "id": "1", "reason": "connection to server at 10.0.4.9 was lost"})
+
+
+def earlier(one: dict[str, Any], weeks: int) -> dict[str, Any]:
+    moments = ("enqueued", "changed", "started", "ended")
+    past = {name: one[name] - weeks * 7 * DAY * 1000 for name in moments if one[name]}
+    log = json.loads(one["log"] or "[]")
+    for attempt in log:
+        attempt |= {name: attempt[name] - weeks * 7 * DAY * 1000 for name in ("started", "completed") if attempt[name]}
+    again = one["id"].endswith("weekly-report-2026-W47")
+    id = one["id"].replace("W47", f"W{47 - weeks}") if again else f"{one['id'][:-3]}{weeks:03}"
+    return one | past | {"id": id, "log": json.dumps(log)}
 
 
 async def what_a_report_raised() -> str:

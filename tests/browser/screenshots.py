@@ -6,6 +6,7 @@ import base64
 import sys
 from pathlib import Path
 from typing import Final, Literal
+from urllib.parse import quote
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -18,6 +19,8 @@ PAGES: Final = {
     "jobs": "/jobs?state=failed",
     "job": "/queues/default/jobs/weekly-report-2026-W47",
     "running": "/queues/default/jobs/campaign-31",
+    "history": "/history",
+    "recorded": f"/history/jobs/{quote('saq:job:production.default:weekly-report-2026-W43')}",
     "tasks": "/tasks",
     "task": "/tasks/send_receipt",
     "schedules": "/schedules",

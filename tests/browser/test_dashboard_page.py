@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Callable, Generator
+import time
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
+from advanced_alchemy.extensions.litestar import EngineConfig, SQLAlchemyAsyncConfig, SQLAlchemyPlugin
 from litestar import Litestar, post
 from litestar.config.compression import CompressionConfig
 from litestar.config.csrf import CSRFConfig
@@ -17,7 +20,16 @@ from litestar.params import FromPath, JSONBody
 from playwright.sync_api import Browser, Page, expect
 from saq.job import Job
 
-from litestar_tasks import INJECTED, CurrentJob, DashboardConfig, QueueConfig, Registry, TasksConfig, TasksPlugin
+from litestar_tasks import (
+    INJECTED,
+    CurrentJob,
+    DashboardConfig,
+    HistoryConfig,
+    QueueConfig,
+    Registry,
+    TasksConfig,
+    TasksPlugin,
+)
 from litestar_tasks.dashboard import BasicAuth
 from tests.browser.believable import shop_day
 from tests.browser.screenshots import PAGES
@@ -35,8 +47,10 @@ PAYLOADS: list[dict[str, Any]] = [
 ]
 
 
-def shop(*, dashboard: DashboardConfig | None = None, debug: bool = True, **options: Any) -> Litestar:
-    """An app in debug mode, with no guards, that lets anybody enqueue anything."""
+def shop(
+    *, dashboard: DashboardConfig | None = None, debug: bool = True, history: Path | None = None, **options: Any
+) -> Litestar:
+    """An app in debug mode, with no guards, that lets anybody enqueue anything; ``history`` is its database's file."""
     registry = Registry("shop", allow_local=True)
     steps = asyncio.Queue[int]()
 
@@ -78,8 +92,20 @@ def shop(*, dashboard: DashboardConfig | None = None, debug: bool = True, **opti
             queue_configs=[QueueConfig(name="default", shutdown_grace_period_s=0)],
             in_process_worker=True,
             dashboard=dashboard or DashboardConfig(),
+            history=HistoryConfig() if history else None,
         )
     )
+    database = SQLAlchemyAsyncConfig(
+        connection_string=f"sqlite+aiosqlite:///{history}",
+        bind_key="browser",  # away from the reference app's models
+        create_all=True,
+        engine_config=EngineConfig(pool_size=5),
+    )
+
+    @asynccontextmanager
+    async def closed(_: Litestar) -> AsyncIterator[None]:
+        yield
+        await database.get_engine().dispose()  # Advanced Alchemy forgets it, from a process's second app on
 
     @post("/track/{function:str}", exclude_from_csrf=True)
     async def enqueue(function: FromPath[str], data: JSONBody[dict[str, Any]]) -> dict[str, str]:
@@ -91,7 +117,17 @@ def shop(*, dashboard: DashboardConfig | None = None, debug: bool = True, **opti
     async def go_on(data: JSONBody[dict[str, int]]) -> None:
         steps.put_nowait(data["rows"])
 
-    return Litestar([enqueue, go_on], plugins=[plugin], debug=debug, logging_config=None, **options)
+    @post("/forget/{key:str}", exclude_from_csrf=True)
+    async def forget(key: FromPath[str]) -> None:
+        """What the broker does in the course of time."""
+        await plugin.get_history().flush()
+        await plugin.get_queue("default").delete(key)
+
+    plugins = [plugin, SQLAlchemyPlugin(database)] if history else [plugin]
+    lifespan = [closed] if history else []
+    return Litestar(
+        [enqueue, go_on, forget], plugins=plugins, lifespan=lifespan, debug=debug, logging_config=None, **options
+    )
 
 
 @pytest.fixture(autouse=True)
@@ -147,6 +183,47 @@ def test_find_why_last_nights_report_failed_and_run_it_again_with_other_argument
     expect(page.get_by_label("Result")).to_contain_text('"days": 7')
     page.get_by_role("link", name="nightly").click()
     expect(page.locator("h1 .badge")).to_have_text("failed")
+
+
+def test_run_again_what_the_broker_has_long_forgotten(page: Page, serve: Serve, tmp_path: Path) -> None:
+    url = serve(shop(history=tmp_path / "app.sqlite3"))
+    httpx.post(f"{url}/track/report", json={"key": "in-march", "days": 0, "team": "sales"})
+    page.goto(f"{url}/saq/queues/default/jobs/in-march")
+    expect(page.locator("h1 .badge")).to_have_text("failed")
+    httpx.post(f"{url}/forget/in-march")
+    page.reload()
+    expect(page.get_by_role("heading", name="The broker has forgotten this job")).to_be_visible()
+    page.get_by_role("link", name="See it in the history").click()
+    expect(page.locator(".raised")).to_have_text("ValueError: there is no report of 0 days")
+    page.get_by_role("link", name="Run again with other arguments").click()
+    expect(page.get_by_label("team")).to_have_value("sales")
+    page.get_by_label("days").fill("many")
+    page.get_by_role("button", name="Enqueue").click()
+    expect(page.get_by_role("alert")).to_contain_text("days")
+    page.get_by_label("days").fill("7")
+    page.get_by_role("button", name="Enqueue").click()
+    expect(page.get_by_text("The job was enqueued.")).to_be_visible()
+    expect(page.locator("h1 .badge")).to_have_text("complete")
+    expect(page.get_by_label("Result")).to_contain_text('"days": 7')
+
+
+def test_search_the_history_without_javascript(browser: Browser, serve: Serve, tmp_path: Path) -> None:
+    url = serve(shop(history=tmp_path / "app.sqlite3"))
+    for number in range(3):
+        httpx.post(f"{url}/track/fail", json={"key": f"job-{number}", "why": f"rain, number {number}"})
+    httpx.post(f"{url}/forget/nothing")  # what was noted is written
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{url}/saq")
+        page.get_by_role("link", name="History").click()
+        expect(page.locator("tbody tr")).to_have_count(3)
+        page.get_by_label("Id or text").fill("number 1")
+        page.get_by_label("Since").fill("24h")
+        page.get_by_role("button", name="Search").click()
+        expect(page.locator("tbody tr")).to_have_count(1)
+        page.get_by_role("link", name="job-1").click()
+        expect(page.get_by_role("heading", name="fail")).to_be_visible()
+        expect(page.get_by_text("rain, number 1").first).to_be_visible()
 
 
 def test_pause_a_schedule_change_it_and_run_it_now(page: Page, serve: Serve) -> None:
@@ -216,15 +293,17 @@ def test_retry_two_hundred_failures_at_once(page: Page, serve: Serve) -> None:
 
 def test_choose_some_jobs_and_delete_them(page: Page, serve: Serve) -> None:
     url = serve(shop())
+    page.goto(f"{url}/saq/jobs?state=failed")
     for number in range(3):
         httpx.post(f"{url}/track/fail", json={"key": f"job-{number}", "why": "rain"})
-    page.goto(f"{url}/saq/jobs?state=failed")
+    look_again(page)  # rows that came after the page can be chosen, too
     expect(page.locator("tbody tr")).to_have_count(3)
     page.get_by_label("fail job-1").check()
     expect(page.get_by_text("Selected (1):")).to_be_visible()
     httpx.post(f"{url}/track/fail", json={"key": "new", "why": "rain"})
     look_again(page)  # what was chosen stays as it was
     expect(page.get_by_label("fail job-1")).to_be_checked()
+    expect(page.get_by_text("Selected (1):")).to_be_visible()
     page.get_by_role("button", name="Delete", exact=True).click()
     expect(page.get_by_text("1 job was deleted.")).to_be_visible()
     expect(page.locator("tbody tr")).to_have_count(3)
@@ -278,26 +357,30 @@ def test_a_closed_dashboard_says_how_to_open_it(browser: Browser, serve: Serve) 
         expect(page.get_by_text("DashboardConfig(guards=[…])")).to_be_visible()
 
 
-def test_see_no_secret(page: Page, serve: Serve) -> None:
-    url = serve(shop(dashboard=DashboardConfig(redact=["customer_ref"])))
+def test_see_no_secret(page: Page, serve: Serve, tmp_path: Path) -> None:
+    url = serve(shop(dashboard=DashboardConfig(redact=["customer_ref"]), history=tmp_path / "app.sqlite3"))
     arguments = {"password": SECRET, "nested": {"api_key": SECRET, "customer_ref": SECRET}}
     httpx.post(f"{url}/track/track", json={"key": "argument", "value": arguments})
     httpx.post(f"{url}/track/fail", json={"key": "error", "why": f"redis://user:{SECRET}@host said no"})
+    httpx.post(f"{url}/forget/nothing")  # what was noted is written
+    past = [f"/history/jobs/saq:job:default:{key}" for key in ("argument", "argument/rerun", "error")]
     for path in ("", "/jobs?state=complete", "/jobs?state=failed", "/queues/default", "/queues/default/jobs/argument",
-                 "/queues/default/jobs/argument/copies", "/queues/default/jobs/error"):  # fmt: skip
+                 "/queues/default/jobs/argument/copies", "/queues/default/jobs/error", "/history", *past):  # fmt: skip
         page.goto(f"{url}/saq{path}")
         assert SECRET not in page.content()
 
 
 @pytest.mark.parametrize("payload", PAYLOADS, ids=["props", "attrs", "sel", "markup"])
-def test_a_strangers_arguments_stay_text(page: Page, serve: Serve, payload: dict[str, Any]) -> None:
-    url = serve(shop())
+def test_a_strangers_arguments_stay_text(page: Page, serve: Serve, payload: dict[str, Any], tmp_path: Path) -> None:
+    url = serve(shop(history=tmp_path / "app.sqlite3"))
     markup = f'<img src=x onerror="{PWNED}">'
     httpx.post(f"{url}/track/track", json={"key": "argument", **payload})
     httpx.post(f"{url}/track/track", json={"key": "result", "value": payload, "tag": markup})
     httpx.post(f"{url}/track/fail", json={"key": "error", "why": str(payload)})
     httpx.post(f"{url}/track/fail", json={"key": markup, "why": markup, "tag": markup})
+    httpx.post(f"{url}/forget/nothing")  # what was noted is written
     jobs = [f"/queues/default/jobs/{key}" for key in ("argument", "result", "error")]
+    jobs += ["/history", *(f"/history/jobs/saq:job:default:{key}" for key in ("argument", "result", "error"))]
     for path in ("", "/jobs?state=complete", "/jobs?state=failed", "/queues/default", "/tasks/fail", *jobs,
                  "/queues/default/jobs/result/copies", "/jobs?state=failed&q=%3Cimg%20src"):  # fmt: skip
         page.goto(f"{url}/saq{path}")
@@ -418,9 +501,43 @@ def test_without_javascript_it_works_too(browser: Browser, serve: Serve) -> None
         expect(page.get_by_text("1 job was deleted.")).to_be_visible()
 
 
+def test_turn_the_pages_of_a_list_back_without_javascript(browser: Browser, serve: Serve) -> None:
+    url = serve(shop())
+    with httpx.Client() as client:
+        for number in range(101):
+            client.post(f"{url}/track/track", json={"key": f"job-{number:03}", "value": number}).raise_for_status()
+        deadline = time.monotonic() + 15
+        while client.get(f"{url}/saq/api/queues/default").json()["queue"]["counts"]["complete"] < 101:
+            assert time.monotonic() < deadline
+    with browser.new_context(java_script_enabled=False) as context:
+        page = context.new_page()
+        page.goto(f"{url}/saq/jobs?state=complete&order=oldest")
+        rows = page.locator("table.jobs tbody tr")
+        expect(page.get_by_role("link", name="Previous page")).to_have_count(0)
+        pages = []
+        for wanted in (50, 50, 1):
+            expect(rows).to_have_count(wanted)
+            pages.append(page.locator("td.jobkey").all_inner_texts())
+            if wanted == 50:
+                with page.expect_navigation():
+                    page.get_by_role("link", name="Next page").click()
+        expect(page.get_by_role("link", name="Next page")).to_have_count(0)
+        for before in pages[1::-1]:
+            with page.expect_navigation():
+                page.get_by_role("link", name="Previous page").click()
+            expect(rows).to_have_count(50)
+            assert page.locator("td.jobkey").all_inner_texts() == before
+        expect(page.get_by_role("link", name="Previous page")).to_have_count(0)
+
+
 # ------------------------------------------------------------------------------------------------ for everybody
 
 FORMS: Final = {
+    "run again": f"{PAGES['recorded']}/rerun",
+    "not recorded": "/history/jobs/nothing",
+    "nothing recorded": "/history?task=nothing",
+    "no moment": "/history?since=yesterday",
+    "forgotten": "/queues/default/jobs/weekly-report-2026-W43",
     "copy": "/queues/default/jobs/weekly-report-2026-W47/copies",
     "purge": "/queues/emails/purge",
     "schedule": "/schedules/weekly_report",
@@ -431,7 +548,7 @@ FORMS: Final = {
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [1280, 390], ids=["desktop", "phone"])
+@pytest.mark.parametrize("width", [1280, 360], ids=["desktop", "phone"])
 def test_every_page_is_accessible_and_fits(browser: Browser, serve: Serve, scheme: Any, width: int) -> None:
     """By axe's rules for WCAG 2.2 AA and good practice: contrast, names, labels, landmarks, order of headings, …"""
     rules = "{}" if scheme == "light" else "{runOnly: ['color-contrast']}"  # a scheme changes nothing else
@@ -445,6 +562,26 @@ def test_every_page_is_accessible_and_fits(browser: Browser, serve: Serve, schem
             problems = [(one["id"], [node["html"][:200] for node in one["nodes"]][:3]) for one in found]
             assert not problems, f"{name}: {problems}"
             assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), f"{name} is too wide"
+
+
+def test_in_a_systems_own_colours_signs_are_lines(browser: Browser, serve: Serve) -> None:
+    url = serve(shop_day())
+    with browser.new_context(forced_colors="active") as context:
+        page = context.new_page()
+        page.goto(f"{url}/saq/queues/default/jobs/campaign-31")
+        here, there = (page.get_by_role("link", name=name).first for name in ("Jobs", "Queues"))
+        background = "(one) => getComputedStyle(one).backgroundColor"
+        assert here.evaluate(background) != there.evaluate(background)
+        assert page.locator("progress").first.evaluate("(one) => getComputedStyle(one).borderTopStyle") == "solid"
+
+
+def test_legends_of_charts_take_one_line(browser: Browser, serve: Serve) -> None:
+    url = serve(shop_day())
+    with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
+        page = context.new_page()
+        page.goto(f"{url}/saq")
+        tops = "(all) => all.map((one) => new Set([...one.querySelectorAll('.key')].map((key) => key.offsetTop)).size)"
+        assert page.locator("figcaption").evaluate_all(tops) == [1, 1, 1]
 
 
 def test_on_a_phone_the_jobs_come_before_the_filters(browser: Browser, serve: Serve) -> None:
@@ -476,7 +613,7 @@ STOP: Final = """() => {
 def test_tab_goes_once_through_a_page_and_shows_where_it_is(page: Page, serve: Serve) -> None:
     url = serve(shop_day())
     page.add_init_script("sessionStorage.setItem('live', 'off'); window.seen = new Set()")
-    for name in ("overview", "jobs", "job", "task", "schedules"):
+    for name in ("overview", "jobs", "job", "task", "schedules", "history", "recorded"):
         page.goto(f"{url}/saq{PAGES[name]}")
         stops = 0
         page.keyboard.press("Tab")

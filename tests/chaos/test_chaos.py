@@ -16,7 +16,7 @@ from litestar_tasks.handle import JobHandle
 from tests.chaos.conftest import LEASE, LONG, PROMISE, Field, times
 from tests.chaos.ledger_app import charge, report, send, work, work_in_thread
 
-pytestmark = [pytest.mark.timeout(120 * max(1, LONG)), pytest.mark.usefixtures("plugin")]
+pytestmark = [pytest.mark.timeout(240 * max(1, LONG)), pytest.mark.usefixtures("plugin")]
 
 chance = random.Random(20260101)
 
@@ -118,7 +118,7 @@ async def test_the_jobs_of_a_killed_worker_go_on_elsewhere_soon_whatever_their_t
     field: Field, lease: float
 ) -> None:
     victim = field.start_worker(LEASE=str(lease))
-    await field.until(victim.is_up, seconds=20, what="the first worker's start")
+    await field.until(victim.is_up, seconds=60, what="the first worker's start")
     handles = [await work.enqueue(seconds=600) for _ in range(10)]
     running = accept(field, handles)
     await field.until(lambda: field.starts().keys() >= set(running), seconds=10, what="ten running jobs")

@@ -17,7 +17,7 @@ from tests.chaos.ledger_app import create_app, work
 from tests.chaos.proxy import Proxy
 from tests.chaos.test_chaos import accept, enqueue
 
-pytestmark = pytest.mark.timeout(120 * max(1, LONG))
+pytestmark = pytest.mark.timeout(240 * max(1, LONG))
 
 chance = random.Random(20260102)
 

@@ -51,6 +51,22 @@ async def test_a_claim_that_was_given_up_settles_nothing_any_more(queue: TaskQue
     assert (await record(queue, "k")).result == "new"
 
 
+async def test_several_jobs_say_together_where_they_stand(queue: TaskQueue) -> None:
+    hand = await Hand(queue).open()
+    await enqueue(queue, "complete", "failed", "active")
+    complete, failed, _ = await hand.take(3)
+    await hand.end(complete)
+    await hand.fail(failed, "no")
+    await enqueue(queue, "scheduled", delay=100)
+    await enqueue(queue, "queued", *(f"k{number}" for number in range(150)))
+    stand = ["complete", "failed", "active", "scheduled", "queued"]
+    found = await queue.statuses([*stand, "nothing", *(f"k{number}" for number in range(150))])
+    assert [found.pop(key) for key in stand] == stand
+    assert set(found.values()) == {"queued"}
+    assert len(found) == 150
+    assert await queue.statuses([]) == {}
+
+
 async def test_a_retry_counts_and_keeps_its_error(queue: TaskQueue) -> None:
     hand = await Hand(queue).open()
     await enqueue(queue, "k", max_attempts=3)

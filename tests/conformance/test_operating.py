@@ -447,6 +447,39 @@ async def test_minutes_come_oldest_first_within_their_span(queue: TaskQueue) -> 
 
 
 @needs("metrics")
+async def test_minutes_are_added_up_by_the_clock(queue: TaskQueue) -> None:
+    quarter = this_minute(120)
+    quarter = quarter.replace(minute=quarter.minute // 15 * 15)
+    for back, task in ((1, "a"), (0, "a"), (-1, "b"), (-14, "a"), (-15, "a")):
+        ran = [0] * (len(BOUNDS) + 1)
+        ran[3] = 1
+        await queue.add_minutes([minute(quarter - timedelta(minutes=back), task, complete=1, ran=ran)])
+    found = await queue.minutes(quarter - timedelta(minutes=20), datetime.now(UTC), every=15)
+    counts = [{task: (one.complete, one.ran[3]) for task, one in part.tasks.items()} for part in found]
+    assert counts == [{"a": (1, 1)}, {"a": (2, 2), "b": (1, 1)}, {"a": (1, 1)}]
+    assert [part.start - quarter for part in found] == [timedelta(minutes=15 * at) for at in (-1, 0, 1)]
+    (part,) = await queue.minutes(quarter + timedelta(minutes=1), quarter + timedelta(minutes=14), every=15)
+    assert (part.start, part.tasks["a"].complete) == (quarter, 1), "what lies before the span is not in it"
+    for wrong in (0, 1_441):
+        with pytest.raises(ConfigurationError, match="every"):
+            await queue.minutes(quarter, quarter, every=wrong)
+
+
+@needs("metrics")
+async def test_minutes_of_hundreds_of_tasks_are_read_in_several_steps(queue: TaskQueue) -> None:
+    tasks = [f"task-{number}" for number in range(300)]
+    buckets = [1] * (len(BOUNDS) + 1)
+    counted = {task: TaskMinute(complete=2, waited=buckets, ran=buckets) for task in tasks}
+    quarter = this_minute(120).replace(minute=0)
+    await queue.add_minutes([Minute(quarter + timedelta(minutes=at), counted) for at in (0, 1, 15)])
+    found = await queue.minutes(quarter, quarter + timedelta(minutes=29), every=15)
+    for one, times in zip(found, (2, 1), strict=True):
+        assert {task.complete for task in one.tasks.values()} == {2 * times}
+        assert len(one.tasks) == 300
+        assert {sum(task.ran) for task in one.tasks.values()} == {times * len(buckets)}
+
+
+@needs("metrics")
 async def test_minutes_are_kept_for_a_day(queue: TaskQueue) -> None:
     await queue.add_minutes([minute(this_minute(2 * 24 * 60), complete=1), minute(this_minute(23 * 60), complete=2)])
     now = datetime.now(UTC)

@@ -131,13 +131,6 @@ def fields_of(module: ModuleType, name: str) -> str:
     return markdown(["field", "type", "default", "what it says"], rows)
 
 
-def schedule_options() -> str:
-    """What a schedule takes."""
-    own = declared(schedule, "RecurrenceOptions") + declared(schedule, "ScheduleOptions")
-    rows = [[code(one.name), prose(one.default), prose(one.meaning)] for one in own]
-    return markdown(["option", "default", "what it says"], rows)
-
-
 def schedule_state() -> str:
     """How a schedule stands."""
     rows = [[code(one.name), code(one.type), prose(one.text)] for one in declared(schedule, "ScheduleState")]
@@ -191,7 +184,6 @@ def options_of(*path: str) -> str:
 
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "options": options_by_level,
-    "ScheduleOptions": schedule_options,
     "ScheduleState": schedule_state,
     "TasksConfig": lambda: fields_of(config, "TasksConfig"),
     "HistoryConfig": lambda: fields_of(config, "HistoryConfig"),

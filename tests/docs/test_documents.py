@@ -154,6 +154,12 @@ def test_names_of_the_library_that_are_written_exist() -> None:
                 assert found[1] in known, f"{name} names {found[1]}"
 
 
+def test_the_first_page_names_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    named = {row[0].strip("`") for row in table_below("README.md", "Ten lines")}
+    assert named == set(project["optional-dependencies"]) - {"app", "dev"}  # which are for a checkout
+
+
 def test_every_public_name_is_told_of() -> None:
     told = "".join(map(text_of, NAMES))
     missing = [name for name in litestar_tasks.__all__ if not re.search(rf"\b{name}\b", told)]

@@ -354,8 +354,8 @@ class TestResults:
 
         async with run(registry):
             for task, says in (
-                (wrong, "Expected `int`, got `str`"),
-                (inner, r"at `\$\.items\[0\]\.number`"),
+                (wrong, "expected int, got str"),
+                (inner, r"expected int, got str \(at items\[0\]\.number\)"),
                 (untyped, "JSON would change it"),
                 (large, "it has 202 bytes as JSON, and 100 are allowed"),
             ):

@@ -56,7 +56,7 @@ async def make_queue() -> AsyncIterator[Callable[..., RedisQueue]]:
     queues: list[RedisQueue] = []
 
     def make(url: str, **options: object) -> RedisQueue:
-        queues.append(RedisQueue.from_url(url, **options))
+        queues.append(RedisQueue.from_url(url, **{"enqueue_deadline": 10.0, **options}))
         return queues[-1]
 
     yield make

@@ -10,13 +10,15 @@ from types import SimpleNamespace
 from typing import Any, Literal
 
 import httpx
+from advanced_alchemy.extensions.litestar import EngineConfig, SQLAlchemyAsyncConfig, SQLAlchemyPlugin
 from litestar import Litestar
 from litestar.connection import ASGIConnection
 from litestar.exceptions import NotAuthorizedException
 from litestar.types import ASGIApp, Receive, Scope, Send
 from saq.job import Job
 
-from litestar_tasks import DashboardConfig, Registry, Secret, TasksConfig, TasksPlugin
+from litestar_tasks import DashboardConfig, HistoryConfig, Registry, Secret, TasksConfig, TasksPlugin
+from litestar_tasks.outbox.history import JobHistory
 from litestar_tasks.queues.base import TaskQueue
 
 __all__ = ("HTML", "OWN_FORM", "SCRIPT", "SECRET", "Running", "Tags", "anybody", "links", "nobody", "running")
@@ -69,6 +71,8 @@ class Running(SimpleNamespace):
     queue: TaskQueue
     queues: Mapping[str, TaskQueue]
     gate: asyncio.Event
+    history: JobHistory
+    database: SQLAlchemyAsyncConfig
 
     async def job(self, function: str = "add", *, key: str = "job-1", end: bool = True, **fields: Any) -> Job:
         """A job with any fields, run to its end."""
@@ -97,6 +101,7 @@ async def running(
     worker: bool = True,
     broker_url: str = "memory://",
     dashboard: Mapping[str, Any] | None = None,
+    history: str | None = None,
     **options: Any,
 ) -> AsyncGenerator[Running, None]:
     registry = Registry("shop", allow_local=True)
@@ -135,6 +140,12 @@ async def running(
             raise ValueError(f"no report for {days} days")
         return days
 
+    database = SQLAlchemyAsyncConfig(
+        connection_string=history,
+        bind_key="shop",  # away from the reference app's models
+        create_all=True,
+        engine_config=EngineConfig(pool_size=5),
+    )
     plugin = TasksPlugin(
         TasksConfig(
             registry=registry,
@@ -142,17 +153,26 @@ async def running(
             secret_keys=["A" * 43 + "="],
             in_process_worker=worker,
             dashboard=DashboardConfig(path=path, guards=guards, **(dashboard or {})),
+            history=HistoryConfig() if history else None,
         )
     )
-    app = Litestar(plugins=[plugin], **{"debug": False, "logging_config": None, **options})
-    async with app.lifespan():
-        queues = {label: plugin.get_queue(label) for label in ("default", "emails")}
-        if worker:
-            await asyncio.gather(*map(reported, queues.values()))
-        try:
-            yield Running(app=app, at=Peer(app), queue=queues["default"], queues=queues, gate=gate)
-        finally:
-            gate.set()
+    plugins = [plugin, SQLAlchemyPlugin(database)] if history else [plugin]
+    app = Litestar(plugins=plugins, **{"debug": False, "logging_config": None, **options})
+    try:
+        async with app.lifespan():
+            queues = {label: plugin.get_queue(label) for label in ("default", "emails")}
+            if worker:
+                await asyncio.gather(*map(reported, queues.values()))
+            try:
+                shop = Running(app=app, at=Peer(app), queue=queues["default"], queues=queues, gate=gate)
+                if history:
+                    shop.history, shop.database = plugin.get_history(), database
+                yield shop
+            finally:
+                gate.set()
+    finally:
+        if history:
+            await database.get_engine().dispose()  # Advanced Alchemy forgets it, from a process's second app on
 
 
 class Tags(HTMLParser):

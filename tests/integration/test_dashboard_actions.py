@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import html
 import logging
 import re
 import time
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urljoin
@@ -15,12 +17,14 @@ import httpx
 import pytest
 from litestar.exceptions import PermissionDeniedException
 
-from litestar_tasks import ConfigurationError, DashboardConfig
+from litestar_tasks import ConfigurationError, DashboardConfig, TasksPlugin
 from litestar_tasks.dashboard import BasicAuth
 from litestar_tasks.dashboard.watch import interval
+from litestar_tasks.queues.postgres.migrations import migrate
 from litestar_tasks.queues.reports import WorkerReport
 from tests.integration.conftest import Server, eventually
 from tests.integration.shop import HTML, OWN_FORM, SCRIPT, SECRET, Running, running
+from tests.servers import PostgresServer, postgres_binaries
 
 FORM = OWN_FORM | HTML
 
@@ -126,6 +130,39 @@ async def test_jobs_of_all_queues_are_paged_by_their_moments_without_a_gap_or_a_
         assert moments == sorted(moments, reverse=True)
         assert {job["kwargs"] for job in seen} == {f'{{"to": "{number}"}}' for number in range(23)}
         assert len(seen) == 23
+
+
+@pytest.mark.parametrize("params", ["", "&order=oldest", "&q=mail", "&task=mail&since=1h"])
+async def test_pages_are_turned_back_as_they_were_turned(params: str) -> None:
+    async with running() as shop, shop.at() as client:
+        for number in range(120):
+            await shop.queues["emails" if number % 3 else "default"].enqueue("mail", to=f"{number}")
+        for queue in shop.queues.values():
+            await eventually(lambda queue=queue: _is_idle(queue))  # type: ignore[misc]  # mypy cannot infer the default
+        page = await client.get(f"/saq/jobs?state=complete{params}", headers=HTML)
+        assert turned(page, "prev") is None
+        seen = [rows_of(page)]
+        while (following := turned(page, "next")) is not None:
+            page = await client.get(following, headers=HTML)
+            seen.append(rows_of(page))
+        assert len(seen) > 2
+        assert len({row for rows in seen for row in rows}) == 120
+        for rows in seen[-2::-1]:
+            address = turned(page, "prev")
+            assert address is not None
+            page = await client.get(address, headers=HTML)
+            assert rows_of(page) == rows
+        assert turned(page, "prev") is None
+
+
+def turned(page: httpx.Response, where: str) -> str | None:
+    """Where the page before or the page behind is linked to."""
+    found = re.search(rf'rel="{where}" href="([^"]+)"', page.text)
+    return urljoin(str(page.url), html.unescape(found[1])) if found else None
+
+
+def rows_of(page: httpx.Response) -> list[str]:
+    return re.findall(r'<tr id="(job-[^"]+)"', page.text)
 
 
 async def _is_idle(queue: Any) -> bool:
@@ -412,6 +449,9 @@ async def test_a_schedule_is_added_and_removed() -> None:
         assert (await client.post("/saq/schedules", data=form, headers=FORM)).status_code == 303
         assert (await client.post("/saq/schedules", data=form | {"cron": "x"}, headers=FORM)).status_code == 422
         await client.delete("/saq/api/schedules/more", headers=SCRIPT)
+        refused = await client.delete("/saq/api/schedules/report", headers=SCRIPT)
+        assert refused.status_code == 409
+        assert "declared in code" in refused.json()["detail"]
         ids = [one["id"] for one in (await client.get("/saq/api/schedules")).json()["schedules"]]
         assert ids == ["report", "form"]
 
@@ -451,6 +491,14 @@ async def test_source_is_shown_of_loaded_modules_alone() -> None:
         assert "async def fail" in page, "the lines around the error"
 
 
+async def test_the_dashboards_own_patterns_hide_lines_of_source_too() -> None:
+    async with running(dashboard={"redact": ["no reason"]}) as shop, shop.at() as client:
+        await shop.job("fail", key="real", kwargs={"why": "x"})
+        page = (await client.get("/saq/queues/default/jobs/real", headers=HTML)).text
+        assert "async def fail" in page
+        assert "no reason" not in page
+
+
 # ------------------------------------------------------------------------------------------------ schema, workers, cost
 
 
@@ -487,22 +535,71 @@ async def test_workers_say_which_process_they_are_and_are_lost_when_they_fall_si
         assert "lost" in text_of(await client.get("/saq/workers", headers=HTML))
 
 
-async def test_an_open_page_costs_the_broker_few_commands(server: Server) -> None:
+PAGES = ("", "?range=day", "/jobs?state=queued", "/queues", "/queues/default", "/tasks", "/tasks/add", "/workers",
+         "/schedules", "/schedules/s1", "/queues/default/jobs/1")  # fmt: skip
+
+
+async def test_an_open_page_costs_redis_few_commands(server: Server) -> None:
     """Two people look at each page as often as it asks itself."""
     async with running(broker_url=server.url, worker=False) as shop, shop.at() as client:
-        for number in range(20):
-            await shop.job("add", key=f"{number}", end=False)
-        pages = ("", "?range=day", "/jobs?state=queued", "/queues", "/queues/default", "/tasks", "/tasks/add",
-                 "/workers", "/schedules", "/queues/default/jobs/1")  # fmt: skip
-        for page in pages:
-            # The first looks load scripts, and read what happened earlier, once for all.
-            while "reading…" in (first := await client.get(f"/saq{page}", headers=HTML)).text:
-                assert first.status_code == 200
+        await much(shop)
+        for page in PAGES:
+            await read_up(client, page)
             with server.client.monitor() as monitor:
-                for _ in range(2):
-                    assert (await client.get(f"/saq{page}", headers=HTML)).status_code == 200
+                await two_look(client, page)
                 server.client.echo("that was it")
                 sent = 0
                 while "that was it" not in (command := monitor.next_command())["command"]:
                     sent += command["client_type"] != "lua"
             assert sent < 20 * interval(len(shop.queues)), page
+
+
+@pytest.mark.skipif(postgres_binaries() is None, reason="Postgres is not installed")
+async def test_an_open_page_costs_postgres_few_statements() -> None:
+    """Two people look at each page as often as it asks itself."""
+    said = ("log_statement=all", "logging_collector=on", "log_directory=said", "log_filename=all")
+    server = PostgresServer(*(part for one in said for part in ("-c", one)))
+    log = server.folder / "data" / "said" / "all"
+    try:
+        migrate(server.url(), lambda _: None)
+        async with running(broker_url=server.url(), worker=False) as shop, shop.at() as client:
+            await much(shop)
+            total = 0
+            for number, page in enumerate(PAGES):
+                await read_up(client, page)
+                server.execute(f"SELECT 'from here {number}'")
+                await two_look(client, page)
+                server.execute(f"SELECT 'that was it {number}'")
+
+                async def written(last: str = f"that was it {number}") -> bool:
+                    return last in log.read_text("utf-8")
+
+                await eventually(written)
+                text = log.read_text("utf-8").partition(f"'from here {number}'")[2].partition(f"it {number}'")[0]
+                sent = len(re.findall(r"LOG:  (?:statement|execute)", text)) - 1
+                assert sent < 20 * interval(len(shop.queues)), page
+                total += sent
+            assert total, "the server says what it is asked"
+    finally:
+        server.close()
+
+
+async def much(shop: Running) -> None:
+    """Enough of everything for a page whose cost grows with it to be found out."""
+    for number in range(20):
+        await shop.job("add", key=f"{number}", end=False)
+    registry = shop.app.plugins.get(TasksPlugin).config.registry
+    for number in range(60):
+        await registry.add_schedule(f"s{number}", task="add", every=timedelta(hours=1))
+        await registry.run_schedule(f"s{number}")
+
+
+async def read_up(client: httpx.AsyncClient, page: str) -> None:
+    """The first looks load scripts, and read what happened earlier, once for all."""
+    while "reading…" in (first := await client.get(f"/saq{page}", headers=HTML)).text:
+        assert first.status_code == 200
+
+
+async def two_look(client: httpx.AsyncClient, page: str) -> None:
+    for _ in range(2):
+        assert (await client.get(f"/saq{page}", headers=HTML)).status_code == 200

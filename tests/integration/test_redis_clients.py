@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import redis.asyncio
 
 from litestar_tasks import Registry, TasksConfig, TasksPlugin
+from litestar_tasks.job import JobSpec
 from litestar_tasks.queues.base import Settlement, WorkerHooks
 from litestar_tasks.queues.redis import RedisQueue
+from litestar_tasks.queues.redis.connection import Endpoint
 from tests.homes import free_port
 from tests.servers import RedisServer
 
@@ -64,3 +67,46 @@ def test_so_does_one_of_a_socket(server: RedisServer) -> None:
             return (await greet.enqueue(name="Ada")).id
 
     assert server.client.exists(asyncio.run(enqueue())) == 1
+
+
+@pytest.mark.parametrize("cancelled", [(0,), (1,), (2,), (0, 1), (1, 2), (0, 2), (0, 1, 2)])
+async def test_who_is_cancelled_costs_no_other_command_of_its_connection(
+    server: RedisServer, cancelled: tuple[int, ...]
+) -> None:
+    link = Endpoint.from_url(server.url).link()
+    try:
+        await link.call(("PING",))
+        epoch = link.epoch
+        slow = asyncio.create_task(link.call(("BLPOP", "nothing", "0.2")))
+        echoes = [asyncio.create_task(link.call(("ECHO", f"{number}"))) for number in range(2)]
+        calls: list[asyncio.Task[Any]] = [slow, *echoes]
+        await asyncio.sleep(0.05)  # all of them are under way
+        for number in cancelled:
+            calls[number].cancel()
+        found = await asyncio.gather(*calls, return_exceptions=True)
+        for number, (one, wanted) in enumerate(zip(found, (None, b"0", b"1"), strict=True)):
+            assert isinstance(one, asyncio.CancelledError) if number in cancelled else one == wanted
+        assert await link.call(("ECHO", "after")) == b"after"
+        assert link.epoch == epoch
+    finally:
+        await link.close()
+
+
+async def test_a_caller_that_is_cancelled_is_no_outage_and_holds_up_no_other(
+    server: RedisServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = RedisQueue.from_url(server.url, namespace="cancelled")
+    try:
+        await queue.submit(JobSpec(task="noop", kwargs={}))
+        for steps in range(12):
+            tasks = [asyncio.create_task(queue.submit(JobSpec(task="noop", kwargs={}))) for _ in range(3)]
+            asking = [asyncio.create_task(queue.counts()) for _ in range(3)]
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            tasks[1].cancel()
+            asking[1].cancel()
+            await asyncio.gather(tasks[0], tasks[2], asking[0], asking[2])
+            await asyncio.gather(tasks[1], asking[1], return_exceptions=True)
+        assert not caplog.records
+    finally:
+        await queue.disconnect()

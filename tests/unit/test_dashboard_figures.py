@@ -9,7 +9,7 @@ import pytest
 
 from litestar_tasks.dashboard import charts, history, words
 from litestar_tasks.dashboard.history import History
-from litestar_tasks.dashboard.stats import Slice, Tally, buckets, by_task, joined, total
+from litestar_tasks.dashboard.stats import Slice, Tally, buckets, by_task, slice_of, total
 from litestar_tasks.queues.memory import MemoryQueue
 from litestar_tasks.queues.operations import BOUNDS, Minute, TaskMinute
 
@@ -20,8 +20,18 @@ def minute(back: int, task: str = "a", **counts: int) -> Minute:
     )
 
 
+class Clock:
+    """Tells ``history`` what time it is."""
+
+    def __init__(self, moment: datetime) -> None:
+        self.moment = moment
+
+    def now(self, zone: object) -> datetime:
+        return self.moment
+
+
 def slices(*minutes: Minute) -> list[Slice]:
-    return [joined(one.start, [one]) for one in minutes]
+    return [slice_of(one.start, one.tasks) for one in minutes]
 
 
 def test_half_of_the_attempts_took_no_longer_than_the_median() -> None:
@@ -57,7 +67,7 @@ def test_an_hour_has_a_column_for_each_minute_and_a_day_one_for_each_quarter_of_
 
 def test_tasks_are_added_up_each_by_itself() -> None:
     parts = [minute(0, "a", complete=1), minute(1, "b", failed=1), minute(2, "a", complete=2)]
-    found = by_task(parts, {"a": Tally(complete=10), "c": Tally(complete=5)})
+    found = by_task([{"a": Tally(complete=10), "c": Tally(complete=5)}, *(part.tasks for part in parts)])
     counts = {name: (tally.complete, tally.failed) for name, tally in found.items()}
     assert counts == {
         "a": (13, 0),
@@ -87,9 +97,9 @@ async def test_the_last_day_is_read_once_and_then_only_what_may_have_changed(mon
     await queue.add_minutes([minute(back, complete=1) for back in range(0, 1440, 7)])
     known = queue.minutes
 
-    async def counted(since: datetime, until: datetime) -> list[Minute]:
+    async def counted(since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         asked.append(until - since)
-        return await known(since, until)
+        return await known(since, until, every=every)
 
     monkeypatch.setattr(queue, "minutes", counted)
     monkeypatch.setattr(history, "_BUDGET", 60)
@@ -98,7 +108,8 @@ async def test_the_last_day_is_read_once_and_then_only_what_may_have_changed(mon
     past = await day.past(queue, "day")
     assert past.complete
     assert total(past.slices).complete >= 205
-    assert sum(asked, timedelta()) < timedelta(days=1)
+    assert sum(asked, timedelta()) < timedelta(days=1, minutes=15), "quarters of an hour are whole"
+    assert len(asked) <= 40
     asked.clear()
     await queue.add_minutes([minute(0, complete=5)])
     again = await day.past(queue, "day")
@@ -108,6 +119,33 @@ async def test_the_last_day_is_read_once_and_then_only_what_may_have_changed(mon
     hour = await day.past(queue, "hour")
     assert total(hour.slices).complete == 5 + 9
     assert len(asked) <= 6
+
+
+async def test_who_looks_again_is_told_what_workers_have_written_meanwhile_however_late(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue, day, now = MemoryQueue(), History(), datetime.now(UTC)
+    monkeypatch.setattr(history, "_BUDGET", 60)
+    monkeypatch.setattr(history, "_FRESH", -1)
+    clock = Clock(now)
+    monkeypatch.setattr(history, "datetime", clock)
+
+    async def write(back: int, complete: int) -> None:
+        start = now.replace(second=0, microsecond=0) - timedelta(minutes=back)
+        await queue.add_minutes([Minute(start, {"a": TaskMinute(complete=complete)})])
+
+    async def seen() -> int:
+        return total((await day.past(queue, "hour")).slices).complete
+
+    for back in range(3):
+        await write(back, 1)
+    assert await seen() == 3
+    await write(0, 10)
+    assert await seen() == 13
+    await write(2, 100)
+    assert await seen() == 13, "that minute was over when it was read"
+    clock.moment = now + timedelta(minutes=6)
+    assert await seen() == 113
 
 
 async def test_what_cannot_be_read_in_no_time_is_read_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:

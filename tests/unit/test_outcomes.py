@@ -414,7 +414,11 @@ class TestResults:
             return {"id": "1"}  # type: ignore[typeddict-item]  # the mistake under test
 
         async with running(registry):
-            for task, message in ((number, "Expected `int`, got `str`"), (nothing, "got `null`"), (row, r"\$.id")):
+            for task, message in (
+                (number, "expected int, got str; the task is annotated '-> int'"),
+                (nothing, r"got None; the task is annotated '-> dict\[str, int\]'"),
+                (row, r"expected int, got str \(at id\); "),
+            ):
                 handle: JobHandle[Any] = await task.enqueue()
                 with pytest.raises(JobFailedError, match=f"result: task '{task.name}' ran, but .*{message}"):
                     await handle.result(timeout=20)

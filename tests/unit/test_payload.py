@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from saq.job import Job
 from saq.types import Context
 
-from litestar_tasks import INJECTED, CurrentJob, InvalidTaskError, PayloadError, Registry
+from litestar_tasks import INJECTED, ConfigurationError, CurrentJob, InvalidTaskError, PayloadError, Registry
 from litestar_tasks.signature import Kind
 
 registry = Registry("payloads", allow_local=True)
@@ -206,6 +206,22 @@ class TestRefusing:
     def test_what_json_would_change_is_refused_where_the_annotation_says_nothing(self, value: Any) -> None:
         with pytest.raises(PayloadError, match="task 'untyped'"):
             untyped.payload.encode((), {"x": value})
+
+    def test_an_object_where_the_annotation_says_nothing_is_refused_by_its_argument_and_class(self) -> None:
+        @registry.task(name="charge")
+        async def charge(*, cents: int, order: Any) -> None: ...
+
+        with pytest.raises(PayloadError, match=r"task 'charge', argument 'order': an object of the class object_row"):
+            charge.bind(cents=5, order=[type("object_row", (), {})()])
+
+    def test_an_argument_among_the_options_is_sent_where_it_belongs(self) -> None:
+        @registry.task(name="refund")
+        async def refund(*, cents: int) -> None: ...
+
+        with pytest.raises(
+            ConfigurationError, match=r"unknown option 'cents' \(it is an argument of the task: give it to"
+        ):
+            refund.using(cents=5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]  # the mistake under test
 
     def test_positional_arguments_are_counted_and_not_taken_twice(self) -> None:
         async def fn(a: int, b: int = 2) -> None: ...

@@ -214,8 +214,19 @@ class TestRefusing:
     def test_a_result_that_cannot_be_stored_is_refused_at_the_decorator(self, registry: Registry) -> None:
         async def job() -> AsyncSession: ...  # type: ignore[empty-body]  # the annotation is all that counts
 
-        with pytest.raises(InvalidTaskError, match="its result cannot be stored: a AsyncSession"):
+        with pytest.raises(InvalidTaskError, match="its result cannot be stored: an object of the class AsyncSession"):
             registry.task(job)
+
+    def test_a_method_is_refused_at_the_decorator(self, registry: Registry) -> None:
+        class Mailer:
+            async def send(self, *, to: str) -> None: ...
+
+            async def count(*, to: str) -> None:  # type: ignore[misc]  # no method: it takes no object
+                ...
+
+        with pytest.raises(InvalidTaskError, match=r"Mailer.send' \(.*\) is a method, and its object cannot be stored"):
+            registry.task(Mailer.send)
+        assert registry.task(Mailer.count) in registry.get_all_tasks()
 
     def test_a_union_that_json_cannot_tell_apart_is_refused_at_the_decorator(self, registry: Registry) -> None:
         from uuid import UUID
@@ -228,6 +239,12 @@ class TestRefusing:
 
 
 class TestSchedules:
+    @pytest.mark.parametrize("unnamed", ["0 2 * * *", print], ids=["a rhythm", "the function"])
+    def test_a_rhythm_without_its_name_is_refused(self, registry: Registry, unnamed: Any) -> None:
+        with pytest.raises(ConfigurationError, match=r"given by name: @scheduled_task\(cron="):
+            registry.scheduled_task(unnamed)
+        assert registry.get_schedules() == []
+
     def test_a_scheduled_task_is_a_task_with_a_schedule(self, registry: Registry) -> None:
         @registry.scheduled_task(cron="0 2 * * *", timeout=900, kwargs={"batch_size": 100})
         async def cleanup_old_records(ctx: Context, *, batch_size: int = 50) -> None: ...

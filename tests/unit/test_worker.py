@@ -31,6 +31,8 @@ from litestar_tasks import (
     TasksPlugin,
     enqueue_many,
 )
+from litestar_tasks.queues.base import ClaimedJob
+from litestar_tasks.queues.memory import MemoryQueue
 from litestar_tasks.worker import execution
 
 
@@ -322,6 +324,34 @@ class TestAborting:
                 await handle.result(timeout=5)
             assert cleaned.is_set()
 
+    async def test_an_abort_that_comes_together_with_the_job_ends_it_and_keeps_no_slot(
+        self, registry: Registry, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        claim = MemoryQueue.claim
+
+        async def claim_and_abort(queue: MemoryQueue, limit: int, *, ahead: bool = False) -> list[ClaimedJob]:
+            jobs = await claim(queue, limit, ahead=ahead)
+            for job in jobs:
+                if job.function == "late":  # heard before the job has had its first turn on the event loop
+                    assert queue._hooks is not None
+                    asyncio.get_running_loop().call_soon(queue._hooks.abort, job.key, "changed my mind")
+            return jobs
+
+        monkeypatch.setattr(MemoryQueue, "claim", claim_and_abort)
+
+        @registry.task
+        async def late() -> None:
+            raise AssertionError("it ran")
+
+        @registry.task
+        async def other() -> str:
+            return "done"
+
+        async with running(registry, concurrency=1):
+            with pytest.raises(JobAbortedError, match="changed my mind"):
+                await (await late.enqueue()).result(timeout=5)
+            assert await (await other.enqueue()).result(timeout=5) == "done"
+
     async def test_a_waiting_job_is_aborted_and_never_runs(self, registry: Registry) -> None:
         @registry.task
         async def later() -> None:
@@ -589,6 +619,25 @@ class TestStopping:
         assert record is not None
         assert (record.status.value, record.attempts) == ("queued", 0)
 
+    async def test_an_error_that_the_stop_itself_brings_about_costs_no_attempt(self, registry: Registry) -> None:
+        started = asyncio.Event()
+
+        @registry.task
+        async def query() -> None:
+            started.set()
+            try:
+                await asyncio.sleep(100)
+            except asyncio.CancelledError:
+                raise ConnectionError("the connection was closed in the midst of a query") from None
+
+        async with running(registry) as plugin:
+            handle: JobHandle[None] = await query.enqueue()
+            queue = plugin.get_queue("default")
+            await started.wait()
+        record = await queue.job(handle.id.rpartition(":")[2])
+        assert record is not None
+        assert (record.status.value, record.attempts) == ("queued", 0)
+
     async def test_what_must_not_run_twice_is_failed_instead_of_handed_back(self, registry: Registry) -> None:
         started = asyncio.Event()
 
@@ -678,6 +727,30 @@ async def test_a_task_that_blocks_the_event_loop_is_named(registry: Registry, ca
     await plugin.run_worker(app, drain=True)
     assert "task 'busy' has blocked" in caplog.text
     assert "the event loop for" in caplog.text
+
+
+async def test_a_task_that_blocks_a_web_process_is_named_and_a_request_is_not(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    @registry.task
+    async def busy() -> None:
+        deadline = time.monotonic() + 20
+        while "has blocked" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.05)  # noqa: ASYNC251  # the mistake under test
+
+    async with running(registry):
+        time.sleep(3)  # noqa: ASYNC251  # as a route might
+        assert "has blocked" not in caplog.text
+        await (await busy.enqueue()).result(timeout=20)
+        assert "task 'busy' has blocked the event loop for" in caplog.text
+
+
+async def test_a_worker_without_tasks_says_what_may_be_missing(
+    registry: Registry, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugin = TasksPlugin(TasksConfig(registry=registry, broker_url="memory://", dashboard=None))
+    await plugin.run_worker(Litestar(plugins=[plugin], logging_config=None), drain=True)
+    assert "registry 'test' has no tasks; import the modules that declare them" in caplog.text
 
 
 async def test_a_schedule_fires_once_for_each_firing(registry: Registry) -> None:

@@ -28,6 +28,7 @@ logger = logging.getLogger("litestar_tasks.dashboard")
 
 _SAFE_METHODS: Final = ("GET", "HEAD", "OPTIONS")
 _HOW_TO_OPEN: Final = "Open it to those you choose with TasksPlugin(TasksConfig(dashboard=DashboardConfig(guards=[…])))"
+_IN_DEBUG_MODE: Final = "On a developer's machine, debug mode opens it to that machine: LITESTAR_DEBUG=1"
 # Besides every X-Forwarded-*: what proxies and tunnels add to a request that is not theirs.
 _PROXY_HEADERS: Final = frozenset(
     {
@@ -86,7 +87,7 @@ def announce(config: DashboardConfig, app: Litestar) -> None:
 async def _from_this_machine_in_debug_mode(connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
     # The app is asked each time: `litestar run --debug` sets the flag on an app that is built already.
     if not connection.app.debug:
-        raise PermissionDeniedException(f"The dashboard is closed. {_HOW_TO_OPEN}.")
+        raise PermissionDeniedException(f"The dashboard is closed. {_HOW_TO_OPEN}. {_IN_DEBUG_MODE}.")
     if (doubt := _doubt_about_origin(connection)) is not None:
         raise PermissionDeniedException(
             f"In debug mode the dashboard is open to this machine only, and {doubt}. {_HOW_TO_OPEN}."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.resources import files
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from litestar_tasks.dashboard.places import Place
     from litestar_tasks.dashboard.visit import Visit
 
-__all__ = ("asset", "error", "json", "page", "redirect")
+__all__ = ("asset", "error", "json", "page", "prepare", "redirect")
 
 _PACKAGE: Final = "litestar_tasks.dashboard"
 _ASSETS: Final = {"live.js": "text/javascript", "style.css": "text/css", "icon.svg": "image/svg+xml"}
@@ -47,6 +48,14 @@ _FLASHES: Final[Mapping[str, Callable[[Sequence[int]], str]]] = {
 }
 
 
+@cache
+def prepare() -> threading.Thread:
+    """Begin to compile the templates, in a thread: whoever is first to see a page should not wait for that."""
+    thread = threading.Thread(target=_compile, name="dashboard-templates", daemon=True)
+    thread.start()
+    return thread
+
+
 def page(name: str, visit: Visit, *, status_code: int = 200, live: bool, **values: Any) -> Response[str]:
     """A page from its template. Every value is escaped.
 
@@ -64,6 +73,7 @@ def page(name: str, visit: Visit, *, status_code: int = 200, live: bool, **value
             brand=brand(visit.request.app),
             place=visit.place,
             may_act=visit.may_act,
+            has_history=visit.has_history,
             every=interval(len(visit.queues)) if live else 0,
             flash=_flash(visit.param("done")),
             section=name,
@@ -74,7 +84,17 @@ def page(name: str, visit: Visit, *, status_code: int = 200, live: bool, **value
     return Response(content, status_code=status_code, media_type="text/html")
 
 
-def error(app: Litestar, place: Place, *, status_code: int, title: str, detail: str, hint: str) -> Response[str]:
+def error(
+    app: Litestar,
+    place: Place,
+    *,
+    status_code: int,
+    title: str,
+    detail: str,
+    hint: str,
+    link: tuple[str, str] | None,
+    has_history: bool,
+) -> Response[str]:
     """A page that says what is wrong, and what to do."""
     content = (
         _templates()
@@ -83,6 +103,7 @@ def error(app: Litestar, place: Place, *, status_code: int, title: str, detail: 
             brand=brand(app),
             place=place,
             may_act=True,
+            has_history=has_history,
             every=5 if status_code >= 500 else 0,
             flash="",
             section="error",
@@ -90,6 +111,7 @@ def error(app: Litestar, place: Place, *, status_code: int, title: str, detail: 
             title=title,
             detail=detail,
             hint=hint,
+            link=link,
         )
     )
     return Response(content, status_code=status_code, media_type="text/html")
@@ -151,6 +173,12 @@ def _templates() -> Environment:
     )
     environment.globals.update(asset_version=_digest)
     return environment
+
+
+def _compile() -> None:
+    templates = _templates()
+    for name in templates.list_templates():
+        templates.get_template(name)
 
 
 def _part(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 from litestar.exceptions import HTTPException, ValidationException
 
-from litestar_tasks.dashboard import actions, answers, job, schedules, stats, tasks
+from litestar_tasks.dashboard import actions, answers, job, recorded, schedules, stats, tasks
 from litestar_tasks.dashboard.api_types import (
     BulkBody,
     BulkResult,
@@ -23,12 +23,15 @@ from litestar_tasks.dashboard.api_types import (
     Key,
     NewScheduleBody,
     QueueView,
+    RecordedJobs,
+    RerunBody,
     ScheduleBody,
     Stats,
     TaskDetail,
 )
 from litestar_tasks.dashboard.asking import asking
 from litestar_tasks.dashboard.jobs import act_on_all, act_on_some, allowed
+from litestar_tasks.dashboard.recorded_search import find_recorded, read_recorded_search
 from litestar_tasks.dashboard.search import find, read_search
 from litestar_tasks.dashboard.stats import SPANS
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
@@ -64,10 +67,7 @@ async def _queue_action(visit: Visit, label: str, action: str) -> Answer:
 
 async def _jobs(visit: Visit) -> Answer:
     search = read_search(visit.request.query_params)
-    limit = visit.param("limit", "50")
-    if not limit.isdecimal() or not 1 <= int(limit) <= 500:
-        raise ValidationException(f"limit is {limit!r}; give a whole number from 1 to 500.")
-    listing = await find(visit, search, cursor=visit.param("cursor"), limit=int(limit))
+    listing = await find(visit, search, cursor=visit.param("cursor"), limit=_limit(visit))
     return answers.json(Jobs(jobs=listing.rows, cursor=listing.cursor))
 
 
@@ -95,16 +95,11 @@ async def _job_action(visit: Visit, label: str, key: str, action: str) -> Answer
     return answers.json(Key(key=key, queue=label), status_code=202)
 
 
-async def _delete(visit: Visit, label: str, key: str) -> Answer:
-    return await _job_action(visit, label, key, "delete")
-
-
 async def _copy(visit: Visit, label: str, key: str) -> Answer:
     body = await _body(visit, CopyBody)
     with _refusing(visit):
         handle = await job.copy(visit, visit.queue(label), key, body.kwargs)
-    own = handle.id.removeprefix(visit.queue(label).job_id(""))
-    return answers.json(Key(key=own, queue=label, id=handle.id), status_code=201)
+    return answers.json(_key(visit, handle.id, deduplicated=handle.deduplicated), status_code=201)
 
 
 async def _tasks(visit: Visit) -> Answer:
@@ -136,9 +131,7 @@ async def _enqueue(visit: Visit, name: str) -> Answer:
         if isinstance(options.get("run_at"), str):
             options["run_at"] = datetime.fromisoformat(options["run_at"])
         handle = await tasks.enqueue(visit, task, body.kwargs, options)
-    label = task.option("queue", options)
-    key = handle.id.removeprefix(visit.queue(label).job_id(""))
-    return answers.json(Key(key=key, queue=label, id=handle.id, deduplicated=handle.deduplicated), status_code=201)
+    return answers.json(_key(visit, handle.id, deduplicated=handle.deduplicated), status_code=201)
 
 
 async def _schedules(visit: Visit) -> Answer:
@@ -150,7 +143,7 @@ async def _schedule(visit: Visit, id: str) -> Answer:
 
 
 async def _schedule_action(visit: Visit, id: str, action: str) -> Answer:
-    await schedules.ACTIONS[action][0](visit, id)
+    await schedules.act(visit, id, action)
     return await _schedule(visit, id)
 
 
@@ -169,16 +162,12 @@ async def _add_schedule(visit: Visit) -> Answer:
 
 
 async def _remove_schedule(visit: Visit, id: str) -> Answer:
-    await schedules.remove(visit, id)
+    await schedules.act(visit, id, "remove")
     return answers.json({"removed": id})
 
 
 async def _run_schedule(visit: Visit, id: str) -> Answer:
-    job_id = await schedules.run(visit, id)
-    for label, queue in visit.queues.items():
-        if job_id.startswith(prefix := queue.job_id("")):
-            return answers.json(Key(key=job_id.removeprefix(prefix), queue=label, id=job_id), status_code=201)
-    return answers.json(Key(key="", id=job_id), status_code=201)
+    return answers.json(_key(visit, await schedules.run(visit, id)), status_code=201)
 
 
 async def _stats(visit: Visit) -> Answer:
@@ -189,6 +178,27 @@ async def _stats(visit: Visit) -> Answer:
     past = await visit.watch.past(queues, span, whole=True)
     slices = [one for found in past.values() for one in found.slices]
     return answers.json({"stats": [_bucket_view(bucket) for bucket in stats.buckets(slices, span, task=task)]})
+
+
+async def _recorded_jobs(visit: Visit) -> Answer:
+    search = read_recorded_search(visit.request.query_params)
+    listing = await find_recorded(visit, search, cursor=visit.param("cursor"), limit=_limit(visit))
+    return answers.json(RecordedJobs(jobs=listing.rows, cursor=listing.cursor))
+
+
+async def _recorded_job(visit: Visit, key: str) -> Answer:
+    return answers.json({"job": recorded.view(visit, await recorded.life(visit, key))})
+
+
+async def _rerun(visit: Visit, key: str) -> Answer:
+    body = await _body(visit, RerunBody)
+    with _refusing(visit):
+        handle = await recorded.rerun(visit, await recorded.life(visit, key), body.kwargs)
+    return answers.json(_key(visit, handle.id, deduplicated=handle.deduplicated), status_code=201)
+
+
+async def _gaps(visit: Visit) -> Answer:
+    return answers.json({"gaps": await recorded.gaps(visit)})
 
 
 async def _workers(visit: Visit) -> Answer:
@@ -213,6 +223,11 @@ async def _state(visit: Visit, label: str) -> str:
     except HTTPException:
         return "broker unreachable"
     return "ok" if any(not worker.lost for worker in found) else "no workers"
+
+
+def _key(visit: Visit, id: str, *, deduplicated: bool = False) -> Key:
+    label, key = visit.locate(id) or ("", "")
+    return Key(key=key, queue=label, id=id, deduplicated=deduplicated)
 
 
 def _queue_view(visit: Visit, look: Look) -> QueueView:
@@ -245,6 +260,13 @@ def _bucket_view(bucket: stats.Bucket) -> Stats:
         run_p50=tally.running(0.5),
         run_p95=tally.running(0.95),
     )
+
+
+def _limit(visit: Visit) -> int:
+    text = visit.param("limit", "50")
+    if not text.isdecimal() or not 1 <= int(text) <= 500:
+        raise ValidationException(f"limit is {text!r}; give a whole number from 1 to 500.")
+    return int(text)
 
 
 def _schema(task: AnyTask) -> dict[str, Any]:
@@ -285,7 +307,7 @@ ROUTES: Final[tuple[Route, ...]] = (
     *(route("POST", f"{_JOB}/{action}", partial(_job_action, action=action)) for action in ("retry", "abort")),
     route("POST", f"{_JOB}/copies", _copy),
     route("GET", _JOB, _job),
-    route("DELETE", _JOB, _delete),
+    route("DELETE", _JOB, partial(_job_action, action="delete")),
     route("GET", "/api/tasks", _tasks),
     route("GET", "/api/tasks/{name}", _task),
     route("POST", "/api/tasks/{name}/jobs", _enqueue),
@@ -301,5 +323,9 @@ ROUTES: Final[tuple[Route, ...]] = (
     route("DELETE", "/api/schedules/{id}", _remove_schedule),
     route("GET", "/api/stats", _stats),
     route("GET", "/api/workers", _workers),
+    route("GET", "/api/history/jobs", _recorded_jobs),
+    route("GET", "/api/history/gaps", _gaps),
+    route("POST", "/api/history/jobs/{key}/rerun", _rerun),
+    route("GET", "/api/history/jobs/{key}", _recorded_job),
     route("GET", "/health", _health),
 )

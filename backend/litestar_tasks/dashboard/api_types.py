@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from litestar_tasks.dashboard.job_view import JobRow
+from litestar_tasks.dashboard.recorded_view import RecordedRow
 from litestar_tasks.dashboard.tasks import TaskView
 from litestar_tasks.queues.operations import JobState
 
@@ -22,6 +23,8 @@ __all__ = (
     "Key",
     "NewScheduleBody",
     "QueueView",
+    "RecordedJobs",
+    "RerunBody",
     "ScheduleBody",
     "Stats",
     "TaskDetail",
@@ -111,6 +114,22 @@ class CopyBody:
     """The arguments of a new job in place of an old one."""
 
     kwargs: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecordedJobs:
+    """A page of recorded jobs."""
+
+    jobs: Sequence[RecordedRow]
+    cursor: str
+    """Where the next page begins; "" where there is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RerunBody:
+    """Arguments of a new job that are not those of the recorded one."""
+
+    kwargs: Mapping[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from math import ceil, log10
+from typing import TYPE_CHECKING, Any
 
-from litestar_tasks.dashboard.stats import Bucket, Tally
+from litestar_tasks.dashboard.stats import Bucket, Tally, buckets, total
 
-__all__ = ("Chart", "Column", "Line", "columns", "lines")
+if TYPE_CHECKING:
+    from litestar_tasks.dashboard.history import Past
+
+__all__ = ("Chart", "Column", "Line", "columns", "figures", "lines")
 
 WIDTH, HEIGHT = 600.0, 120.0
 
@@ -59,38 +63,59 @@ class Chart:
     empty: bool = False
 
 
-def columns(buckets: Sequence[Bucket]) -> Chart:
+def figures(pasts: Iterable[Past], span: str, *, task: str | None = None) -> dict[str, Any]:
+    """What the charts of a page show, by the names that its template knows.
+
+    Args:
+        pasts: How queues fared.
+        span: "hour" or "day".
+        task: Of this task alone. Defaults to None: of all.
+    """
+    known = list(pasts)
+    slices = [one for past in known for one in past.slices if one.of(task) is not None]
+    found = buckets(slices, span, task=task)
+    return {
+        "span": span,
+        "tally": total(slices, task=task),
+        "reading": not all(past.complete for past in known),
+        "finished": columns(found),
+        "waited": lines(found, Tally.waiting),
+        "ran": lines(found, Tally.running),
+    }
+
+
+def columns(parts: Sequence[Bucket]) -> Chart:
     """How many attempts ended, and how many of them with an error."""
-    top = _round_up(max(bucket.tally.attempts for bucket in buckets))
-    step = WIDTH / len(buckets)
+    top = _round_up(max(part.tally.attempts for part in parts))
+    step = WIDTH / len(parts)
     shapes = [
         Column(
             x=round(index * step + step * 0.1, 2),
             width=round(step * 0.8, 2),
             good=_height(tally.attempts - tally.errors, top),
             bad=_height(tally.errors, top),
-            start=bucket.start,
-            end=bucket.end,
+            start=part.start,
+            end=part.end,
             complete=tally.complete,
             errors=tally.errors,
         )
-        for index, bucket in enumerate(buckets)
-        if (tally := bucket.tally).attempts
+        for index, part in enumerate(parts)
+        if (tally := part.tally).attempts
     ]
-    return Chart(top, buckets[0].start, buckets[-1].end, columns=shapes, empty=not shapes)
+    return Chart(top, parts[0].start, parts[-1].end, columns=shapes, empty=not shapes)
 
 
-def lines(buckets: Sequence[Bucket], read: Callable[[Tally, float], float | None]) -> Chart:
+def lines(parts: Sequence[Bucket], read: Callable[[Tally, float], float | None]) -> Chart:
     """The median and the 95th percentile of a time, as ``Tally.waiting`` or ``Tally.running`` reads it."""
     shares = (("median", "median", 0.5), ("95 %", "high", 0.95))
-    values = [[read(bucket.tally, share) for bucket in buckets] for _, _, share in shares]
+    values = [[read(part.tally, share) for part in parts] for _, _, share in shares]
     known = [value for line in values for value in line if value is not None]
     top = _round_up(max(known, default=0.0))
     drawn = [
         Line(label, kind, _stretches(line, top), next((one for one in reversed(line) if one is not None), None))
         for (label, kind, _), line in zip(shares, values, strict=True)
     ]
-    return Chart(top, buckets[0].start, buckets[-1].end, lines=drawn, empty=not known)
+    return Chart(top, parts[0].start, parts[-1].end, lines=drawn, empty=not known)
 
 
 def _stretches(values: Sequence[float | None], top: float) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
@@ -41,6 +41,8 @@ class Field:
     control: Literal["text", "number", "choice", "area"]
     choices: Sequence[str] = ()
     required: bool
+    withheld: bool = False
+    """Whether what it was once is not known any more, so that it has to be given again."""
     default: str = ""
     """What holds where nothing is given, as JSON."""
     value: str = ""
@@ -57,6 +59,7 @@ def fields_of(
     stored: Mapping[str, Any] | None = None,
     given: Mapping[str, str] | None = None,
     error: PayloadError | None = None,
+    withheld: Collection[str] = (),
 ) -> list[Field]:
     """The fields of a task's form: its payload, without what a worker supplies.
 
@@ -66,6 +69,7 @@ def fields_of(
         stored: A payload to begin with. Defaults to None: an empty form.
         given: What was typed, which wins. Defaults to None: nothing.
         error: What was wrong with it. Defaults to None: nothing.
+        withheld: The names of those that were given once, and are not known any more. Defaults to none.
     """
     defaults = inspect.signature(task.fn).parameters
     wrong, place = (
@@ -85,7 +89,8 @@ def fields_of(
                 type=_spelled(parameter.annotation),
                 control=control,
                 choices=choices,
-                required=parameter.required,
+                required=parameter.required or parameter.name in withheld,
+                withheld=parameter.name in withheld,
                 default=redactor.text(default) if not redactor.is_secret(parameter.name) else MASK if default else "",
                 value=given.get(parameter.name, "") if given is not None else value,
                 example=example,

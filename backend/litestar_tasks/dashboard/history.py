@@ -1,37 +1,46 @@
-"""How a queue fared in the last day: read once, a quarter of an hour at a time, and then only what can have changed."""
+"""How a queue fared in the last day: read once, and then only what can have changed.
+
+The last hour is known by the minute, as its charts show it, and what lies before it by the quarter of an hour, which
+the broker adds up. Where many tasks run, all of that is too much for one answer: what is not read in no time is read
+afterwards, bit by bit, and only in the first moments after a start is there anything to be seen of it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import operator
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from litestar_tasks.dashboard.asking import asking
-from litestar_tasks.dashboard.stats import SPANS, WIDTHS, Slice, Tally, by_task, joined
+from litestar_tasks.dashboard.stats import SPANS, WIDTHS, Slice, Tally, by_task, slice_of
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
-    from litestar_tasks.queues.operations import Minute
 
 __all__ = ("History", "Past")
 
-_QUARTER: Final = timedelta(minutes=15)
-_MINUTE: Final = timedelta(minutes=1)
-_OPEN: Final = timedelta(minutes=2)
-"""Minutes that are younger may still change: workers write what they counted every five seconds."""
+_MINUTE: Final = WIDTHS["hour"]
+_QUARTER: Final = WIDTHS["day"]
+_HOUR: Final = SPANS["hour"]
+_OPEN: Final = timedelta(minutes=1)
+"""What ended later may still change: workers write what they counted every five seconds."""
 _LATE: Final = timedelta(minutes=5)
-"""Workers that could not reach the broker write late: so long after its end a piece is read once more."""
+"""Workers that could not reach the broker write late: so long after its end, a step is read once more."""
 _FRESH: Final = 1.0
 """Seconds for which an answer is good for others who ask."""
 _BUDGET: Final = 0.01
-"""Seconds that may go into reading what is missing while somebody waits; the rest is read behind their back."""
+"""Seconds that may go into reading while somebody waits; the rest is read behind their back."""
 _ROUND: Final = 2.0
 """Seconds that one round of reading on takes at the most."""
-_PART: Final = timedelta(minutes=5)
-"""So much is read at once behind somebody's back. Between two parts others have their turn."""
+_MOST: Final = 8
+"""Steps that are read at once at the most: what lies before an idle hour may be a busy one."""
+_WORK: Final = 400
+"""Tasks in all minutes that are read at once, roughly; in quarters a fourth of it. Between two such parts others have
+their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,25 +53,82 @@ class Past:
     """Whether all of it has been read."""
 
 
-@dataclass(slots=True)
-class _Piece:
-    minutes: dict[datetime, Slice]
-    whole: Slice
-    read: datetime
+@dataclass(slots=True, eq=False)
+class _Steps:
+    """What is known of the past in steps of one width."""
+
+    width: timedelta
+    slices: dict[datetime, Slice] = field(default_factory=dict[datetime, Slice])
+    """By their start, also those in which nothing ended."""
+    read: dict[datetime, datetime] = field(default_factory=dict[datetime, datetime])
+    """When each of them was."""
+    _at_once: int = 1
+    _busiest: int = 1
+    """Tasks of a step at the most, so far."""
+
+    def due(self, start: datetime, now: datetime, *, anew: bool) -> bool:
+        """Whether a step is unknown, or, where it matters ``anew``, may have changed since it was read."""
+        if (read := self.read.get(start)) is None:
+            return True
+        end = start + self.width
+        return anew and (read < end + _OPEN or read < end + _LATE <= now)
+
+    async def fetch(self, queue: TaskQueue, latest: Sequence[datetime]) -> Collection[datetime]:
+        """Read the first of some steps, and those right before it, as many as make a small part. Returns which."""
+        now, first, last = datetime.now(UTC), latest[0], latest[0]
+        for start in latest[1 : self._at_once]:
+            if start != first - self.width:
+                break
+            first = start
+        async with asking(queue):
+            found = await queue.minutes(first, last + self.width - _MINUTE, every=self.width // _MINUTE)
+        tasks = {one.start: one.tasks for one in found}
+        starts = [first + self.width * at for at in range((last - first) // self.width + 1)]
+        for start in starts:
+            self.slices[start], self.read[start] = slice_of(start, tasks.get(start, {})), now
+        self._busiest = max(self._busiest, *map(len, tasks.values()), 1)
+        enough = _WORK // (self._busiest * (1 if self.width == _MINUTE else 4))
+        self._at_once = max(1, min(_MOST, enough, 2 * self._at_once))
+        return starts
+
+    def forget(self, before: datetime) -> None:
+        """Let go of what nobody asks for any more."""
+        for start in [start for start in self.read if start < before]:
+            del self.slices[start], self.read[start]
 
 
-@dataclass(slots=True)
+class _Sums:
+    """What slices add up to by task, group by group: reckoned anew only where a slice is another one than before."""
+
+    def __init__(self) -> None:
+        self._known: dict[datetime, tuple[list[Slice], Mapping[str, Tally]]] = {}
+
+    def of(self, groups: Mapping[datetime, list[Slice]]) -> Mapping[str, Tally]:
+        """All of it, by task."""
+        found: dict[datetime, tuple[list[Slice], Mapping[str, Tally]]] = {}
+        for key, slices in groups.items():
+            before = self._known.get(key)
+            same = before and len(before[0]) == len(slices) and all(map(operator.is_, before[0], slices))
+            found[key] = before if before and same else (slices, by_task(one.tasks for one in slices))
+        self._known = found
+        return by_task(tasks for _, tasks in found.values())
+
+
+_Step: TypeAlias = tuple[_Steps, datetime]
+
+
 class History:
     """One queue's last day."""
 
-    _pieces: dict[datetime, _Piece] = field(default_factory=dict[datetime, _Piece])
-    _refreshed: float = 0.0
-    _reading: asyncio.Lock = field(default_factory=asyncio.Lock)
-    _catching_up: bool = False
-    _missing: Sequence[datetime] = ()
-    """What was asked for and could not be read while somebody waited, the latest first."""
-    _version: int = 0
-    _by_task: tuple[int, datetime, Mapping[str, Tally]] | None = None
+    def __init__(self) -> None:
+        self._minutes = _Steps(_MINUTE)
+        self._quarters = _Steps(_QUARTER)
+        self._missing: list[_Step] = []
+        """What was asked for and could not be read while somebody waited, the latest first."""
+        self._refreshed = 0.0
+        self._reading = asyncio.Lock()
+        self._catching_up = False
+        self._sums = _Sums()
 
     @property
     def behind(self) -> bool:
@@ -75,30 +141,22 @@ class History:
         Raises:
             HTTPException: The broker did not answer.
         """
-        now = datetime.now(UTC)
-        wanted = _quarters(now - SPANS[span], now)
         async with self._reading:
-            started = time.monotonic()
-            if started - self._refreshed > _FRESH:
-                async with asking(queue):
-                    await self._refresh(queue, now)
+            now, started = datetime.now(UTC), time.monotonic()
+            self._minutes.forget(_by_minute_since(now))
+            self._quarters.forget(_quarter_of(now - SPANS["day"]))
+            wanted = self._steps(span, now)
+            anew = started - self._refreshed > _FRESH
+            due = [(steps, start) for steps, start in wanted if steps.due(start, now, anew=anew)]
+            while due and time.monotonic() - started <= _BUDGET:
+                due = await _fetch(queue, due)
+            if anew:
                 self._refreshed = started
-            for quarter in filter(self._is_missing, reversed(wanted)):
-                if time.monotonic() - started > _BUDGET:
-                    break
-                async with asking(queue):
-                    self._keep(quarter, await queue.minutes(quarter, quarter + _QUARTER - _MINUTE), now)
-        self._forget(now)
-        pieces = [self._pieces[quarter] for quarter in wanted if quarter in self._pieces]
-        if WIDTHS[span] == _MINUTE:
-            since = now - SPANS[span] - _MINUTE
-            slices = [one for piece in pieces for start, one in sorted(piece.minutes.items()) if start > since]
-        else:
-            slices = [piece.whole for piece in pieces if piece.whole.tasks]
-        missing = [quarter for quarter in reversed(wanted) if self._is_missing(quarter)]
         # An hour that is known says nothing of the day that somebody else waits for.
-        self._missing = missing or [quarter for quarter in self._missing if self._is_missing(quarter)]
-        return Past(slices, len(pieces) == len(wanted))
+        others = [(steps, start) for steps, start in self._missing if start not in steps.slices]
+        self._missing = list(dict.fromkeys([*due, *others]))
+        known = [found for steps, start in reversed(wanted) if (found := steps.slices.get(start)) is not None]
+        return Past([one for one in known if one.tasks], len(known) == len(wanted))
 
     async def whole(self, queue: TaskQueue, span: str) -> Past:
         """The same, however long it takes to read.
@@ -120,69 +178,44 @@ class History:
             return
         self._catching_up, started = True, time.monotonic()
         try:
-            for quarter in self._missing:
-                found: list[Minute] = []
-                now = datetime.now(UTC)
-                for part in range(_QUARTER // _PART):
-                    asked = time.monotonic()
-                    if asked - started > _ROUND:
-                        return
-                    since = quarter + _PART * part
-                    async with asking(queue):
-                        found += await queue.minutes(since, since + _PART - _MINUTE)
-                    await asyncio.sleep(time.monotonic() - asked)
-                self._keep(quarter, found, now)
-            self._missing = [quarter for quarter in self._missing if self._is_missing(quarter)]
+            while self._missing and (asked := time.monotonic()) - started < _ROUND:
+                left = await _fetch(queue, self._missing)
+                self._missing = [one for one in self._missing if one in left]
+                await asyncio.sleep(time.monotonic() - asked)
         finally:
             self._catching_up = False
 
     async def tasks(self, queue: TaskQueue) -> Mapping[str, Tally]:
         """How each task fared in the last day."""
-        past = await self.past(queue, "day")
-        latest = max(self._pieces, default=datetime.now(UTC))
-        older = [one for one in past.slices if one.start != latest]
-        if self._by_task is None or self._by_task[:2] != (self._version, latest):
-            self._by_task = (self._version, latest, by_task(older))
-        return by_task([one for one in past.slices if one.start == latest], self._by_task[2])
+        await self.past(queue, "day")
+        groups: dict[datetime, list[Slice]] = {}
+        for start, one in self._quarters.slices.items():
+            groups.setdefault(start.replace(hour=start.hour // 6 * 6, minute=0), []).append(one)
+        for start, one in self._minutes.slices.items():
+            groups.setdefault(_quarter_of(start), []).append(one)
+        return self._sums.of(groups)
 
-    async def _refresh(self, queue: TaskQueue, now: datetime) -> None:
-        """Read the minutes anew that may have changed since they were."""
-        fresh = await queue.minutes(now - _OPEN, now)
-        for quarter in {_quarter_of(minute.start) for minute in fresh} & self._pieces.keys():
-            piece = self._pieces[quarter]
-            found = {one.start: joined(one.start, [one]) for one in fresh if _quarter_of(one.start) == quarter}
-            minutes = piece.minutes | found
-            self._pieces[quarter] = _Piece(minutes, _joined(quarter, minutes), piece.read)
-            if quarter + _QUARTER <= now:
-                self._version += 1
-
-    def _is_missing(self, quarter: datetime) -> bool:
-        piece = self._pieces.get(quarter)
-        late = quarter + _QUARTER + _LATE
-        return piece is None or piece.read < late <= datetime.now(UTC)
-
-    def _keep(self, quarter: datetime, found: Sequence[Minute], now: datetime) -> None:
-        recent = quarter > now - SPANS["hour"] - 2 * _QUARTER
-        minutes = {minute.start: joined(minute.start, [minute]) for minute in found} if recent else {}
-        self._pieces[quarter] = _Piece(minutes, joined(quarter, found), now)
-        self._version += 1
-
-    def _forget(self, now: datetime) -> None:
-        for quarter in [quarter for quarter in self._pieces if quarter < now - SPANS["day"] - 2 * _QUARTER]:
-            del self._pieces[quarter]
-        for quarter, piece in self._pieces.items():
-            if piece.minutes and quarter <= now - SPANS["hour"] - 2 * _QUARTER:
-                piece.minutes = {}
+    def _steps(self, span: str, now: datetime) -> list[_Step]:
+        """What a span consists of, the latest first."""
+        middle, minute = _by_minute_since(now), now.replace(second=0, microsecond=0)
+        if span == "hour":
+            return [(self._minutes, minute - _MINUTE * back) for back in range(_HOUR // _MINUTE)]
+        minutes = [(self._minutes, minute - _MINUTE * back) for back in range((minute - middle) // _MINUTE + 1)]
+        quarters = (middle - _quarter_of(now - SPANS["day"])) // _QUARTER
+        return minutes + [(self._quarters, middle - _QUARTER * (back + 1)) for back in range(quarters)]
 
 
-def _joined(quarter: datetime, minutes: Mapping[datetime, Slice]) -> Slice:
-    return joined(quarter, minutes.values())
+async def _fetch(queue: TaskQueue, due: Sequence[_Step]) -> list[_Step]:
+    """Read the first of what is due and some right behind it. Returns what is left."""
+    steps = due[0][0]
+    read = await steps.fetch(queue, [start for own, start in due if own is steps])
+    return [(own, start) for own, start in due if own is not steps or start not in read]
+
+
+def _by_minute_since(now: datetime) -> datetime:
+    """From when on the past is known by the minute."""
+    return _quarter_of(now - _HOUR)
 
 
 def _quarter_of(moment: datetime) -> datetime:
     return moment.replace(minute=moment.minute // 15 * 15, second=0, microsecond=0)
-
-
-def _quarters(since: datetime, until: datetime) -> list[datetime]:
-    first = _quarter_of(since)
-    return [first + _QUARTER * number for number in range((until - first) // _QUARTER + 1)]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
-from litestar_tasks.dashboard import actions, answers
+from litestar.exceptions import NotFoundException
+
+from litestar_tasks.dashboard import actions, answers, recorded
 from litestar_tasks.dashboard.asking import asking, find_job
 from litestar_tasks.dashboard.forms import fields_of, read_fields, secret_arguments
 from litestar_tasks.dashboard.job_view import JobView, job_view
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.task import AnyTask
 
-__all__ = ("ACTIONS", "ROUTES", "copy", "links", "view")
+__all__ = ("ACTIONS", "ROUTES", "copy", "enqueued", "links", "view")
 
 ACTIONS: Final[Mapping[str, Callable[[Visit, TaskQueue, str], Awaitable[str]]]] = {
     "abort": actions.abort,
@@ -70,19 +72,20 @@ async def copy(visit: Visit, queue: TaskQueue, key: str, payload: Mapping[str, A
 
 def links(visit: Visit, ids: list[str]) -> list[tuple[str, str]]:
     """Where jobs are found: their ids, each with its address, or "" for one of elsewhere."""
-    found: list[tuple[str, str]] = []
-    for one in ids:
-        address = ""
-        for label, queue in visit.queues.items():
-            if (prefix := queue.job_id("")) and one.startswith(prefix):
-                address = visit.place.link("queues", label, "jobs", one.removeprefix(prefix))
-        found.append((one, address))
-    return found
+    return [(one, _address(visit, one)) for one in ids]
+
+
+def enqueued(visit: Visit, handle: JobHandle[Any]) -> Answer:
+    """Off to the job that was enqueued, or that stands for it."""
+    return answers.redirect(_address(visit, handle.id), flash=("known" if handle.deduplicated else "enqueued",))
 
 
 async def _page(visit: Visit, label: str, key: str) -> Answer:
     queue = visit.queue(label)
-    found = await view(visit, queue, key)
+    try:
+        found = await view(visit, queue, key)
+    except NotFoundException as error:
+        raise await recorded.gone(visit, key if visit.locate(key) else queue.job_id(key), error) from error
     task = visit.registry.find_task(found.function)
     return answers.page(
         "job",
@@ -91,6 +94,7 @@ async def _page(visit: Visit, label: str, key: str) -> Answer:
         task=task,
         parents=links(visit, [found.parent] if found.parent else []),
         children=links(visit, list(found.children)),
+        recorded_at=visit.place.link("history", "jobs", found.id) if visit.has_history else "",
         live=True,
     )
 
@@ -124,10 +128,15 @@ async def _copy(visit: Visit, label: str, key: str) -> Answer:
             "job_copy", visit, status_code=422, record=record, queue=label, task=task, fields=fields,
             error=visit.redactor.text(str(error)), live=False,
         )  # fmt: skip
-    return answers.redirect(
-        visit.place.link("queues", label, "jobs", handle.id.removeprefix(queue.job_id(""))),
-        flash=("known" if handle.deduplicated else "enqueued",),
-    )
+    return enqueued(visit, handle)
+
+
+def _address(visit: Visit, id: str) -> str:
+    """Where a job is found by its id; "" for one of elsewhere."""
+    if (found := visit.locate(id)) is None:
+        return ""
+    label, key = found
+    return visit.place.link("queues", label, "jobs", key)
 
 
 def _children(visit: Visit, record: Job) -> list[str]:

@@ -157,7 +157,7 @@ def job_view(
         timeout=_number(job.timeout),
         priority=int(_number(job.priority)),
         reason=printable(str(how.get("reason") or "")),
-        traceback=read_traceback(error) if error else None,
+        traceback=read_traceback(error, redactor.text) if error else None,
         history=[_attempt(entry, redactor) for entry in history(job)],
         log=[
             Line(moment_of(_number(line.get("at"))), redactor.text(str(line.get("text", ""))))
@@ -204,7 +204,7 @@ def _attempt(entry: Mapping[str, Any], redactor: Redactor) -> Attempt:
         outcome=printable(str(entry.get("outcome") or "?")),
         error=redactor.end(str(entry.get("error") or ""), _IN_LISTS * 2),
         error_type=printable(str(entry.get("error_type") or "")),
-        traceback=read_traceback(trace) if trace else None,
+        traceback=read_traceback(trace, redactor.text) if trace else None,
         started=moment_of(_number(entry.get("started"))),
         completed=moment_of(_number(entry.get("completed"))),
         worker=printable(str(entry.get("worker") or "")),

@@ -23,6 +23,7 @@ from litestar_tasks.dashboard.search import (
     queues_of,
     read_search,
 )
+from litestar_tasks.dashboard.turns import read_turns
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
 from litestar_tasks.dashboard.watch import numbers
 from litestar_tasks.queues.operations import ENDED, STATES, WAITING, BulkAction, JobFilter, JobState
@@ -69,23 +70,25 @@ async def _list(visit: Visit) -> Answer:
     if search.queue:
         visit.queue(search.queue)
         looks = [look for look in looks if look.label == search.queue]
-    pinned = search.pinned()  # a page that follows is one of the very same span
-    listing = await find(visit, pinned, cursor=visit.param("cursor"))
+    pinned = search.pinned()  # other pages are of the very same span
+    turns = read_turns(visit.request.query_params)
+    listing = await find(visit, pinned, cursor=turns.cursor)
     return answers.page(
         "jobs",
         visit,
         search=search,
-        following=urlencode(pinned.params(cursor=listing.cursor)) if listing.cursor else "",
+        turns=turns,
+        previous=turns.previous(pinned),
+        following=turns.following(pinned, listing.cursor),
         numbers=numbers(looks),
         listing=listing,
-        paged=bool(visit.param("cursor")),
         states=STATES,
         queues=list(visit.queues),
         ages=list(AGES),
         tasks=sorted(task.name for task in visit.registry.get_all_tasks()),
         actions=actions_for(search.state) if visit.may_act else [],
         anything=any(counts.values()),
-        live=not visit.param("cursor"),
+        live=not turns.cursor,
     )
 
 

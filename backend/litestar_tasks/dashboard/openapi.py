@@ -21,7 +21,8 @@ from litestar.openapi.spec.enums import OpenAPIType
 
 from litestar_tasks.dashboard import api_types as api
 from litestar_tasks.dashboard.job_view import JobView
-from litestar_tasks.dashboard.schedules import ScheduleView
+from litestar_tasks.dashboard.recorded_view import Gap, RecordedJob
+from litestar_tasks.dashboard.schedules import ScheduleRow, ScheduleView
 from litestar_tasks.dashboard.tasks import TaskView
 from litestar_tasks.dashboard.workers import ProcessView
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
     from litestar_tasks.config import DashboardConfig
 
-__all__ = ("ENDPOINTS", "describe")
+__all__ = ("ENDPOINTS", "OF_HISTORY", "describe")
 
 _PREFIX: Final = "Tasks"
 _PARAMETER: Final = re.compile(r"\{(\w+)\}")
@@ -75,7 +76,7 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/api/tasks", "The registered tasks", TaskView, "tasks", many=True),
     Endpoint("GET", "/api/tasks/{name}", "A task, and the schema of its arguments", api.TaskDetail, "task"),
     Endpoint("POST", "/api/tasks/{name}/jobs", "Enqueue a task", api.Key, status=201, body=api.EnqueueBody),
-    Endpoint("GET", "/api/schedules", "The schedules", ScheduleView, "schedules", many=True),
+    Endpoint("GET", "/api/schedules", "The schedules", ScheduleRow, "schedules", many=True),
     Endpoint("POST", "/api/schedules", "Add one", ScheduleView, "schedule", status=201, body=api.NewScheduleBody),
     Endpoint("GET", "/api/schedules/{id}", "A schedule", ScheduleView, "schedule"),
     Endpoint("PATCH", "/api/schedules/{id}", "Change a schedule", ScheduleView, "schedule", body=api.ScheduleBody),
@@ -94,19 +95,34 @@ ENDPOINTS: Final = (
     Endpoint("GET", "/api/workers", "The processes that work", ProcessView, "workers", many=True),
     Endpoint("GET", "/health", "Whether jobs can be run; 503 if not", api.Health),
 )  # fmt: skip
+_RECORDED: Final = "/api/history/jobs"
+OF_HISTORY: Final = (
+    Endpoint(
+        "GET", _RECORDED, "Recorded jobs, by what narrows them", api.RecordedJobs,
+        query=("status", "queue", "task", "tag", "q", "since", "until", "cursor", "limit"),
+    ),
+    Endpoint("GET", f"{_RECORDED}/{{key}}", "All that is recorded of a job", RecordedJob, "job", query=("life",)),
+    Endpoint(
+        "POST", f"{_RECORDED}/{{key}}/rerun", "Run a recorded job again", api.Key, status=201, body=api.RerunBody,
+        query=("life",),
+    ),
+    Endpoint("GET", "/api/history/gaps", "What could not be recorded", Gap, "gaps", many=True),
+)  # fmt: skip
 
 
-def describe(config: DashboardConfig, app: Litestar) -> None:
+def describe(config: DashboardConfig, app: Litestar, *, history: bool) -> None:
     """Add the JSON API to the schema of an app, if that has one and it was asked for. To be called before it is served.
 
     Args:
         config: Where the dashboard is.
         app: The app.
+        history: Whether it has a history.
     """
     if not config.openapi or app.openapi_config is None:
         return
     schema = app.openapi_schema
-    types = {kind for one in ENDPOINTS for kind in (one.answer, one.body) if kind not in (None, int, str)}
+    endpoints = (*ENDPOINTS, *OF_HISTORY) if history else ENDPOINTS
+    types = {kind for one in endpoints for kind in (one.answer, one.body) if kind not in (None, int, str)}
     _, definitions = msgspec.json.schema_components(
         sorted(types, key=str), ref_template=f"#/components/schemas/{_PREFIX}{{name}}"
     )
@@ -114,7 +130,7 @@ def describe(config: DashboardConfig, app: Litestar) -> None:
     known: dict[str, Any] = schema.components.schemas
     known.update({f"{_PREFIX}{name}": definition for name, definition in definitions.items()})
     paths = dict(schema.paths or {})
-    for one in ENDPOINTS:
+    for one in endpoints:
         path = config.path + one.path
         item = paths.setdefault(path, PathItem())
         setattr(item, one.method.lower(), _operation(one, path))

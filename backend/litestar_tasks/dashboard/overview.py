@@ -6,7 +6,6 @@ from typing import Final
 
 from litestar_tasks.dashboard import answers, charts, stats
 from litestar_tasks.dashboard.search import Search, find
-from litestar_tasks.dashboard.stats import SPANS, Tally
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
 from litestar_tasks.dashboard.watch import numbers
 from litestar_tasks.dashboard.workers import processes
@@ -16,32 +15,24 @@ __all__ = ("ROUTES",)
 
 
 async def _page(visit: Visit) -> Answer:
-    span = visit.param("range", "hour") if visit.param("range", "hour") in SPANS else "hour"
     looks = await visit.watch.looks(visit.queues.values())
-    past = await visit.watch.past(visit.queues.values(), span)
-    slices = [one for found in past.values() for one in found.slices]
-    buckets = stats.buckets(slices, span)
+    past = await visit.watch.past(visit.queues.values(), visit.span)
     workers = await processes(visit)
     failed = await find(visit, Search("failed"), limit=6)
     running = await find(visit, Search("active"), limit=6)
     return answers.page(
         "overview",
         visit,
-        span=span,
         looks=looks,
         numbers=numbers(looks),
         counts={state: sum(look.counts[state] for look in looks) for state in STATES},
-        tally=stats.total(slices),
         tallies={label: stats.total(past[label].slices if label in past else ()) for label in visit.queues},
-        finished=charts.columns(buckets),
-        waited=charts.lines(buckets, Tally.waiting),
-        ran=charts.lines(buckets, Tally.running),
+        **charts.figures(past.values(), visit.span),
         processes=workers,
         alive=[one for one in workers if not one.lost],
         lost=[one for one in workers if one.lost],
         failed=failed,
         running=running,
-        reading=not all(found.complete for found in past.values()),
         metrics=any("metrics" in queue.capabilities for queue in visit.queues.values()),
         live=True,
     )

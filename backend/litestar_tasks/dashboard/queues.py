@@ -8,7 +8,6 @@ from litestar.exceptions import ValidationException
 
 from litestar_tasks.dashboard import actions, answers, charts, stats
 from litestar_tasks.dashboard.search import Search, find
-from litestar_tasks.dashboard.stats import SPANS, Tally
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
 
 __all__ = ("ROUTES",)
@@ -23,11 +22,8 @@ async def _list(visit: Visit) -> Answer:
 
 async def _page(visit: Visit, label: str) -> Answer:
     queue = visit.queue(label)
-    span = visit.param("range", "hour") if visit.param("range", "hour") in SPANS else "hour"
     look = await visit.watch.look(queue)
-    past = (await visit.watch.past([queue], span)).get(label)
-    slices = past.slices if past else ()
-    buckets = stats.buckets(slices, span)
+    past = await visit.watch.past([queue], visit.span)
     running = await find(visit, Search("active", queue=label), limit=10)
     waiting = await find(visit, Search("queued", queue=label, oldest_first=True), limit=10)
     ended = await find(visit, Search("failed", queue=label), limit=5)
@@ -37,16 +33,13 @@ async def _page(visit: Visit, label: str) -> Answer:
         visit,
         look=look,
         queue=queue,
-        span=span,
-        tally=stats.total(slices),
-        reading=past is not None and not past.complete,
-        finished=charts.columns(buckets),
-        waited=charts.lines(buckets, Tally.waiting),
-        ran=charts.lines(buckets, Tally.running),
-        lists=[("Running", "active", running), ("Claimed next", "queued", waiting), ("Failed last", "failed", ended),
-               ("Complete last", "complete", done)],
+        **charts.figures(past.values(), visit.span),
+        columns=[
+            [("Running", "active", running), ("Complete last", "complete", done)],
+            [("Claimed next", "queued", waiting), ("Failed last", "failed", ended)],
+        ],
         live=True,
-    )  # fmt: skip
+    )
 
 
 async def _pause(visit: Visit, label: str) -> Answer:

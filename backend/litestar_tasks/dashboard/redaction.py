@@ -29,6 +29,11 @@ class Redactor:
     def __init__(self, patterns: Sequence[str] = ()) -> None:
         self._own = re.compile("|".join(f"(?:{one})" for one in patterns), re.IGNORECASE) if patterns else None
 
+    @property
+    def knows_more(self) -> bool:
+        """Whether it hides what is hidden nowhere else."""
+        return self._own is not None
+
     def text(self, text: str) -> str:
         """A text without what looks like a secret."""
         masked = masked_text(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 from urllib.parse import unquote
 
@@ -20,7 +20,21 @@ from litestar.exceptions import HTTPException, MethodNotAllowedException, NotFou
 from litestar.response import Response
 from litestar_saq import TaskQueues
 
-from litestar_tasks.dashboard import access, answers, api, job, jobs, overview, queues, schedules, tasks, workers
+from litestar_tasks.dashboard import (
+    access,
+    answers,
+    api,
+    job,
+    jobs,
+    overview,
+    queues,
+    recorded,
+    schedules,
+    tasks,
+    workers,
+)
+from litestar_tasks.dashboard.archive import Archive
+from litestar_tasks.dashboard.explained import Explained
 from litestar_tasks.dashboard.headers import safe_headers
 from litestar_tasks.dashboard.places import Place, locate
 from litestar_tasks.dashboard.redaction import Redactor
@@ -33,6 +47,7 @@ if TYPE_CHECKING:
     from litestar.types import ControllerRouterHandler
 
     from litestar_tasks.config import DashboardConfig
+    from litestar_tasks.outbox.history import JobHistory
     from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.registry import Registry
 
@@ -55,17 +70,20 @@ _HINTS: Final[Mapping[int, tuple[str, str]]] = {
 }
 
 
-def dashboard_handlers(config: DashboardConfig, registry: Registry) -> list[ControllerRouterHandler]:
+def dashboard_handlers(
+    config: DashboardConfig, registry: Registry, history: Callable[[], JobHistory] | None = None
+) -> list[ControllerRouterHandler]:
     """The dashboard's route, for an app that provides ``task_queues``.
 
     Args:
         config: Where it is, and who may see it.
         registry: The tasks and schedules.
+        history: Hands out the history of the app that runs. Defaults to None: it has none.
 
     Returns:
         What goes into the app's route handlers.
     """
-    shared = Dashboard(config, registry, Redactor(config.redact))
+    shared = Dashboard(config, registry, Redactor(config.redact), Archive(history) if history else None)
 
     @route(
         ["/", "/{rest:path}"],
@@ -87,7 +105,7 @@ def dashboard_handlers(config: DashboardConfig, registry: Registry) -> list[Cont
         return answer
 
     def refuse(request: Request[Any, Any, Any], error: HTTPException) -> Response[Any]:
-        return _explain(request, locate(request.scope, config.path), error)
+        return _explain(request, locate(request.scope, config.path), error, has_history=history is not None)
 
     def fail(request: Request[Any, Any, Any], error: Exception) -> Response[Any]:
         logger.error("%s", masked_text("".join(traceback.format_exception(error))))
@@ -124,14 +142,18 @@ async def _show(visit: Visit) -> Answer:
     raise NotFoundException("The dashboard has no such page.")
 
 
-def _explain(request: Request[Any, Any, Any], place: Place, error: HTTPException) -> Answer:
+def _explain(request: Request[Any, Any, Any], place: Place, error: HTTPException, *, has_history: bool) -> Answer:
     """An error as a page to those who read pages, and as Litestar's usual JSON to the others."""
     wants_page = "text/html" in request.headers.get("accept", "") and not place.rest.startswith(("/api", "/health"))
     if wants_page:
         title, hint = _HINTS.get(error.status_code, ("That did not work", ""))
+        link = None
+        if isinstance(error, Explained):
+            title, hint, link = error.title, error.hint, error.link
         answer: Answer = answers.error(
-            request.app, place, status_code=error.status_code, title=title, detail=error.detail, hint=hint
-        )
+            request.app, place, status_code=error.status_code, title=title, detail=error.detail, hint=hint, link=link,
+            has_history=has_history,
+        )  # fmt: skip
     else:
         answer = answers.json({"status_code": error.status_code, "detail": error.detail}, status_code=error.status_code)
     answer.headers.update(error.headers or {})
@@ -152,6 +174,7 @@ _ROUTES: Final[tuple[Route, ...]] = (
     *tasks.ROUTES,
     *schedules.ROUTES,
     *workers.ROUTES,
+    *recorded.ROUTES,
     *api.ROUTES,
     address("GET", "/static/{name}", _asset),
 )

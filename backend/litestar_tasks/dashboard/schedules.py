@@ -25,20 +25,28 @@ from litestar_tasks.exceptions import (
     QueueUnavailableError,
     ScheduleNotFoundError,
 )
+from litestar_tasks.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from litestar_tasks.schedule import Mark, Schedule, ScheduleState
 
-__all__ = ("ACTIONS", "ROUTES", "ScheduleView", "change", "find", "schedules", "view")
+__all__ = ("ACTIONS", "ROUTES", "ScheduleRow", "ScheduleView", "act", "add", "change", "find", "run", "schedules")
 
+ACTIONS: Final[Mapping[str, tuple[Callable[..., Awaitable[object]], str]]] = {
+    "pause": (Registry.pause_schedule, "paused"),
+    "resume": (Registry.resume_schedule, "resumed"),
+    "reset": (Registry.reset_schedule, "reset"),
+    "remove": (Registry.remove_schedule, "removed"),
+}
+"""What is done to a schedule, and what has become of it then."""
 _FIELDS: Final = ("cron", "every", "timezone", "kwargs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ScheduleView:
-    """How a schedule stands."""
+class ScheduleRow:
+    """A schedule as lists show it."""
 
     id: str
     task: str
@@ -61,7 +69,8 @@ class ScheduleView:
     paused_by: str
     paused_at: datetime | None
     """None where it fires."""
-    next_runs: Sequence[datetime]
+    next_run: datetime | None
+    """None while it is paused, or after its end."""
     last_moment: datetime | None
     last_job: str
     """The id of its last job; "" where there is none."""
@@ -71,10 +80,18 @@ class ScheduleView:
     skips: int
 
 
-async def schedules(visit: Visit) -> list[ScheduleView]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScheduleView(ScheduleRow):
+    """A schedule with its next runs."""
+
+    next_runs: Sequence[datetime]
+    """Five of them, which have to be reckoned one after the other."""
+
+
+async def schedules(visit: Visit) -> list[ScheduleRow]:
     """Every schedule."""
     async with _asking():
-        return [view(visit, state) for state in await visit.registry.schedules()]
+        return [ScheduleRow(**_fields(visit, state)) for state in await visit.registry.schedules()]
 
 
 async def find(visit: Visit, id: str) -> ScheduleView:
@@ -84,37 +101,8 @@ async def find(visit: Visit, id: str) -> ScheduleView:
         NotFoundException: There is none; names the nearest ones.
     """
     async with _asking():
-        return view(visit, await visit.registry.schedule_state(id))
-
-
-def view(visit: Visit, state: ScheduleState) -> ScheduleView:
-    """A schedule as plain values."""
-    schedule, last = state.schedule, state.last
-    declared = _rhythm(state.declared) if state.declared else ""
-    return ScheduleView(
-        id=schedule.id,
-        task=schedule.task,
-        queue=schedule.queue,
-        rhythm=_rhythm(schedule),
-        cron=schedule.cron or "",
-        every=schedule.every.total_seconds() if schedule.every else None,
-        timezone=schedule.timezone,
-        kwargs=visit.redactor.shown(schedule.kwargs, 10_000, indent=2) if schedule.kwargs else "{}",
-        misfire=schedule.misfire,
-        overlap=schedule.overlap,
-        origin=state.origin,
-        declared=declared if state.override else "",
-        changed_by=_by(visit, state.override),
-        changed_at=state.override.at if state.override else None,
-        paused_by=_by(visit, state.paused),
-        paused_at=state.paused.at if state.paused else None,
-        next_runs=list(state.next_runs),
-        last_moment=last.moment if last else None,
-        last_job=(last.job_id or "") if last else "",
-        last_status=(last.status or "") if last else "",
-        last_skipped=visit.redactor.text(last.skipped or "") if last else "",
-        skips=state.skips,
-    )
+        state = await visit.registry.schedule_state(id)
+    return ScheduleView(**_fields(visit, state), next_runs=list(state.next_runs))
 
 
 async def change(visit: Visit, id: str, fields: Mapping[str, Any]) -> None:
@@ -141,32 +129,20 @@ async def add(visit: Visit, id: str, task: str, fields: Mapping[str, Any]) -> No
     actions.log(visit, None, "schedule %r (task %r) was added", id, task)
 
 
-async def remove(visit: Visit, id: str) -> None:
-    """Remove a schedule that was added while the app ran."""
-    async with _asking():
-        await visit.registry.remove_schedule(id, by=actions.who(visit.request))
-    actions.log(visit, None, "schedule %r was removed", id)
+async def act(visit: Visit, id: str, action: str) -> None:
+    """Do one of ``ACTIONS`` to a schedule.
 
-
-async def pause(visit: Visit, id: str) -> None:
-    """Let a schedule fire no more, until it is resumed."""
-    async with _asking():
-        await visit.registry.pause_schedule(id, by=actions.who(visit.request))
-    actions.log(visit, None, "schedule %r was paused", id)
-
-
-async def resume(visit: Visit, id: str) -> None:
-    """Let a schedule fire again."""
-    async with _asking():
-        await visit.registry.resume_schedule(id, by=actions.who(visit.request))
-    actions.log(visit, None, "schedule %r was resumed", id)
-
-
-async def reset(visit: Visit, id: str) -> None:
-    """Undo what was changed in a schedule since it was declared."""
-    async with _asking():
-        await visit.registry.reset_schedule(id, by=actions.who(visit.request))
-    actions.log(visit, None, "schedule %r was reset", id)
+    Raises:
+        NotFoundException: There is no such schedule.
+        HTTPException: Status 409: it is declared in code, and is to be removed.
+    """
+    do, done = ACTIONS[action]
+    try:
+        async with _asking():
+            await do(visit.registry, id, by=actions.who(visit.request))
+    except InvalidScheduleError as error:
+        raise actions.conflict(visit.redactor.text(str(error))) from error
+    actions.log(visit, None, f"schedule %r was {done}", id)
 
 
 async def run(visit: Visit, id: str) -> str:
@@ -177,12 +153,34 @@ async def run(visit: Visit, id: str) -> str:
     return handle.id
 
 
-ACTIONS: Final[Mapping[str, tuple[Callable[[Visit, str], Awaitable[None]], str]]] = {
-    "pause": (pause, "schedule-paused"),
-    "resume": (resume, "schedule-resumed"),
-    "reset": (reset, "schedule-reset"),
-    "remove": (remove, "schedule-removed"),
-}
+def _fields(visit: Visit, state: ScheduleState) -> dict[str, Any]:
+    """A schedule as plain values."""
+    schedule, last = state.schedule, state.last
+    declared = _rhythm(state.declared) if state.declared else ""
+    return {
+        "id": schedule.id,
+        "task": schedule.task,
+        "queue": schedule.queue,
+        "rhythm": _rhythm(schedule),
+        "cron": schedule.cron or "",
+        "every": schedule.every.total_seconds() if schedule.every else None,
+        "timezone": schedule.timezone,
+        "kwargs": visit.redactor.shown(schedule.kwargs, 10_000, indent=2) if schedule.kwargs else "{}",
+        "misfire": schedule.misfire,
+        "overlap": schedule.overlap,
+        "origin": state.origin,
+        "declared": declared if state.override else "",
+        "changed_by": _by(visit, state.override),
+        "changed_at": state.override.at if state.override else None,
+        "paused_by": _by(visit, state.paused),
+        "paused_at": state.paused.at if state.paused else None,
+        "next_run": state.next_run,
+        "last_moment": last.moment if last else None,
+        "last_job": (last.job_id or "") if last else "",
+        "last_status": (last.status or "") if last else "",
+        "last_skipped": visit.redactor.text(last.skipped or "") if last else "",
+        "skips": state.skips,
+    }
 
 
 async def _list(visit: Visit) -> Answer:
@@ -217,11 +215,9 @@ async def _show(visit: Visit, id: str, *, given: Mapping[str, str] | None = None
 
 
 async def _act(visit: Visit, id: str, action: str) -> Answer:
-    act, flash = ACTIONS[action]
-    await act(visit, id)
-    return answers.redirect(
-        visit.place.link("schedules") if action == "remove" else visit.place.link("schedules", id), flash=(flash,)
-    )
+    await act(visit, id, action)
+    where = ("schedules",) if action == "remove" else ("schedules", id)
+    return answers.redirect(visit.place.link(*where), flash=(f"schedule-{ACTIONS[action][1]}",))
 
 
 async def _run(visit: Visit, id: str) -> Answer:

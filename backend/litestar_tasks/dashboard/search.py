@@ -25,7 +25,19 @@ if TYPE_CHECKING:
     from litestar_tasks.dashboard.visit import Visit
     from litestar_tasks.queues.base import TaskQueue
 
-__all__ = ("AGES", "CAP", "Found", "Listing", "Search", "count_matches", "find", "matches", "queues_of", "read_search")
+__all__ = (
+    "AGES",
+    "CAP",
+    "Found",
+    "Listing",
+    "Search",
+    "count_matches",
+    "find",
+    "matches",
+    "queues_of",
+    "read_moment",
+    "read_search",
+)
 
 CAP: Final = 1_000
 """So many matches are counted where records have to be read for it."""
@@ -58,8 +70,9 @@ class Search:
     @property
     def moments(self) -> tuple[datetime | None, datetime | None]:
         """The span that is meant."""
-        since = datetime.now(UTC) - AGES[self.since] if self.since in AGES else _moment(self.since, "since")
-        return since, _moment(self.until, "until")
+        ages = f"one of {', '.join(AGES)}"
+        since = datetime.now(UTC) - AGES[self.since] if self.since in AGES else read_moment(self.since, "since", ages)
+        return since, read_moment(self.until, "until", ages)
 
     @property
     def narrowed(self) -> bool:
@@ -272,15 +285,23 @@ def _rank(job: Job, search: Search) -> float:
     return moments.get(search.state, job.completed)
 
 
-def _moment(text: str, name: str) -> datetime | None:
+def read_moment(text: str, name: str, ages: str) -> datetime | None:
+    """A moment that somebody typed, in UTC unless it says otherwise; None for nothing.
+
+    Args:
+        text: The text.
+        name: What it is for.
+        ages: The ages that could have been given, in words.
+
+    Raises:
+        ValidationException: It is none.
+    """
     if not text:
         return None
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise ValidationException(
-            f"{name} is {text!r}; give a moment such as 2026-01-31T09:00Z, or one of {', '.join(AGES)}."
-        ) from error
+        raise ValidationException(f"{name} is {text!r}; give a moment such as 2026-01-31T09:00Z, or {ages}.") from error
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 

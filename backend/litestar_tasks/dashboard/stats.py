@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from litestar_tasks.queues.operations import BOUNDS, Minute, TaskMinute
+from litestar_tasks.queues.operations import BOUNDS, TaskMinute
 
-__all__ = ("SPANS", "WIDTHS", "Bucket", "Slice", "Tally", "buckets", "by_task", "joined", "total")
+__all__ = ("SPANS", "WIDTHS", "Bucket", "Slice", "Tally", "buckets", "by_task", "slice_of", "total")
 
 SPANS: Final = {"hour": timedelta(hours=1), "day": timedelta(days=1)}
 """How far back one can look."""
@@ -30,20 +29,20 @@ class Tally:
     waited: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
     ran: list[int] = field(default_factory=lambda: [0] * (len(BOUNDS) + 1))
 
-    def add(self, counted: TaskMinute | Tally) -> None:
-        """Add a task's minute, or more."""
-        self.complete += counted.complete
-        self.failed += counted.failed
-        self.aborted += counted.aborted
-        self.retried += counted.retried
-        self.waited = list(map(operator.add, self.waited, counted.waited))
-        self.ran = list(map(operator.add, self.ran, counted.ran))
-
-    def __add__(self, other: Tally) -> Tally:
-        both = Tally()
-        both.add(self)
-        both.add(other)
-        return both
+    @classmethod
+    def of(cls, parts: Iterable[TaskMinute | Tally]) -> Tally:
+        """What tasks' minutes, or more, add up to: column by column, as they are many."""
+        found = list(parts)
+        if not found:
+            return cls()
+        return cls(
+            sum(one.complete for one in found),
+            sum(one.failed for one in found),
+            sum(one.aborted for one in found),
+            sum(one.retried for one in found),
+            [*map(sum, zip(*(one.waited for one in found), strict=True))],
+            [*map(sum, zip(*(one.ran for one in found), strict=True))],
+        )
 
     @property
     def attempts(self) -> int:
@@ -83,7 +82,7 @@ class Slice:
     """What ended in a minute or in a quarter of an hour."""
 
     start: datetime
-    tasks: Mapping[str, TaskMinute | Tally]
+    tasks: Mapping[str, TaskMinute]
     total: Tally
     """Of all tasks together."""
 
@@ -92,34 +91,23 @@ class Slice:
         return self.total if task is None else self.tasks.get(task)
 
 
-def joined(start: datetime, parts: Iterable[Minute | Slice]) -> Slice:
-    """Minutes, or slices, as one slice."""
-    found, whole = by_task(parts), Tally()
-    for tally in found.values():
-        whole.add(tally)
-    return Slice(start, found, whole)
+def slice_of(start: datetime, tasks: Mapping[str, TaskMinute]) -> Slice:
+    """What began at a moment, by task, with what it adds up to."""
+    return Slice(start, tasks, Tally.of(tasks.values()))
 
 
 def total(slices: Iterable[Slice], *, task: str | None = None) -> Tally:
     """All of it added up, of one task or of all."""
-    tally = Tally()
-    for one in slices:
-        if (counted := one.of(task)) is not None:
-            tally.add(counted)
-    return tally
+    return Tally.of(counted for one in slices if (counted := one.of(task)) is not None)
 
 
-def by_task(parts: Iterable[Minute | Slice], before: Mapping[str, Tally] | None = None) -> dict[str, Tally]:
-    """What each task's parts add up to, with what it had before."""
-    found: dict[str, Tally] = {}
-    for part in parts:
-        for name, counted in part.tasks.items():
-            if name not in found:
-                found[name] = Tally()
-                if before and name in before:
-                    found[name].add(before[name])
-            found[name].add(counted)
-    return found if before is None else {**before, **found}
+def by_task(parts: Iterable[Mapping[str, TaskMinute | Tally]]) -> dict[str, Tally]:
+    """What each task's parts add up to."""
+    found: dict[str, list[TaskMinute | Tally]] = {}
+    for tasks in parts:
+        for name, counted in tasks.items():
+            found.setdefault(name, []).append(counted)
+    return {name: Tally.of(counted) for name, counted in found.items()}
 
 
 def buckets(slices: Iterable[Slice], span: str, *, task: str | None = None) -> list[Bucket]:
@@ -135,12 +123,14 @@ def buckets(slices: Iterable[Slice], span: str, *, task: str | None = None) -> l
     seconds = width.total_seconds()
     last = datetime.fromtimestamp(datetime.now(UTC).timestamp() // seconds * seconds, UTC)
     first = last - width * (number - 1)
-    found = [Bucket(first + width * n, first + width * (n + 1), Tally()) for n in range(number)]
+    parts: list[list[Slice]] = [[] for _ in range(number)]
     for one in slices:
         index = (one.start - first) // width
-        if 0 <= index < number and (counted := one.of(task)) is not None:
-            found[index].tally.add(counted)
-    return found
+        if 0 <= index < number:
+            parts[index].append(one)
+    return [
+        Bucket(first + width * at, first + width * (at + 1), total(found, task=task)) for at, found in enumerate(parts)
+    ]
 
 
 def _percentile(numbers: Sequence[int], share: float) -> float | None:

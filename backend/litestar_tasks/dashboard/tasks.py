@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 from litestar.exceptions import NotFoundException
 
-from litestar_tasks.dashboard import actions, answers, charts, stats
+from litestar_tasks.dashboard import actions, answers, charts
 from litestar_tasks.dashboard.asking import asking
 from litestar_tasks.dashboard.forms import fields_of, read_fields, read_number
+from litestar_tasks.dashboard.job import enqueued
 from litestar_tasks.dashboard.search import Search, find
-from litestar_tasks.dashboard.stats import SPANS, Tally
+from litestar_tasks.dashboard.stats import Tally
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
 from litestar_tasks.dashboard.words import duration
 from litestar_tasks.exceptions import ConfigurationError, PayloadError, UnknownTaskError
@@ -139,10 +140,7 @@ async def _show(
     given: Mapping[str, str] | None = None,
     error: PayloadError | ConfigurationError | None = None,
 ) -> Answer:
-    span = visit.param("range", "hour") if visit.param("range", "hour") in SPANS else "hour"
-    past = await visit.watch.past(visit.queues.values(), span)
-    slices = [one for found in past.values() for one in found.slices if task.name in one.tasks]
-    buckets = stats.buckets(slices, span, task=task.name)
+    past = await visit.watch.past(visit.queues.values(), visit.span)
     failed = await find(visit, Search("failed", task=task.name), limit=5)
     wrong = error if isinstance(error, PayloadError) else None
     return answers.page(
@@ -150,11 +148,7 @@ async def _show(
         visit,
         status_code=422 if error else 200,
         task=task_view(visit, task, visit.registry.get_schedules()),
-        tally=stats.total(slices, task=task.name),
-        reading=not all(found.complete for found in past.values()),
-        finished=charts.columns(buckets),
-        running=charts.lines(buckets, Tally.running),
-        span=span,
+        **charts.figures(past.values(), visit.span, task=task.name),
         fields=fields_of(task, visit.redactor, given=given, error=wrong),
         given=given or {},
         error=visit.redactor.text(str(error)) if error else "",
@@ -181,11 +175,7 @@ async def _enqueue(visit: Visit, name: str) -> Answer:
         handle = await enqueue(visit, task, read_fields(task, arguments, visit.redactor), options)
     except (PayloadError, ConfigurationError) as error:
         return await _show(visit, task, given={**given, **arguments}, error=error)
-    label = options.get("queue", task.option("queue"))
-    key = handle.id.removeprefix(visit.queue(label).job_id(""))
-    return answers.redirect(
-        visit.place.link("queues", label, "jobs", key), flash=("known" if handle.deduplicated else "enqueued",)
-    )
+    return enqueued(visit, handle)
 
 
 def _summary(task: AnyTask) -> str:

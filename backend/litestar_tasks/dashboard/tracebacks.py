@@ -5,12 +5,10 @@ from __future__ import annotations
 import linecache
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
-
-from litestar_tasks.redaction import masked_text
 
 __all__ = ("Frame", "Traceback", "read_traceback")
 
@@ -47,8 +45,13 @@ class Traceback:
     """What was raised: the lines below the frames."""
 
 
-def read_traceback(text: str) -> Traceback:
-    """Read a text that may be a traceback; what is none has no frames."""
+def read_traceback(text: str, shown: Callable[[str], str]) -> Traceback:
+    """Read a text that may be a traceback; what is none has no frames.
+
+    Args:
+        text: The text, as it may be shown.
+        shown: Makes of a line of source what may be shown.
+    """
     last = text.rpartition("Traceback (most recent call last):\n")[2]
     found = list(_FRAME.finditer(last))[:_MOST]
     frames: list[Frame] = []
@@ -65,19 +68,19 @@ def read_traceback(text: str) -> Traceback:
         code = lines[0].strip() if lines else ""
         file, number = match["file"], int(match["line"])
         own = not any(part in file for part in _OF_OTHERS) and "litestar_tasks/" not in file
-        frames.append(Frame(_short(file), number, match["name"], code, _context(file, number, code), own))
+        frames.append(Frame(_short(file), number, match["name"], code, _context(file, number, code, shown), own))
     return Traceback(text, frames, last[end:].strip("\n"))
 
 
-def _context(file: str, number: int, code: str) -> list[tuple[int, str]]:
+def _context(file: str, number: int, code: str, shown: Callable[[str], str]) -> list[tuple[int, str]]:
     """Lines around one, if this process has loaded that file as a module: a record could name any file."""
     if not code or file not in _sources():
         return []
     lines = linecache.getlines(file)
-    if number > len(lines) or masked_text(lines[number - 1].strip()) != code:
+    if number > len(lines) or shown(lines[number - 1].strip()) != code:
         return []  # another release than this process's
     first = max(1, number - _AROUND)
-    return [(at, masked_text(lines[at - 1].rstrip("\n"))) for at in range(first, min(len(lines), number + _AROUND) + 1)]
+    return [(at, shown(lines[at - 1].rstrip("\n"))) for at in range(first, min(len(lines), number + _AROUND) + 1)]
 
 
 def _sources() -> set[str]:

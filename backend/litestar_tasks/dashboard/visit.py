@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from litestar.exceptions import NotFoundException
 from litestar.response import Response
 
+from litestar_tasks.dashboard.archive import Archive
 from litestar_tasks.dashboard.redaction import Redactor
+from litestar_tasks.dashboard.stats import SPANS
 from litestar_tasks.dashboard.watch import Watch
 
 if TYPE_CHECKING:
@@ -34,6 +36,8 @@ class Dashboard:
     config: DashboardConfig
     registry: Registry
     redactor: Redactor
+    archive: Archive | None = None
+    """The app's history, where it has one."""
     watch: Watch = field(default_factory=Watch)
 
 
@@ -63,10 +67,39 @@ class Visit:
         """How the queues fare."""
         return self.dashboard.watch
 
+    @property
+    def archive(self) -> Archive:
+        """The app's history.
+
+        Raises:
+            NotFoundException: It has none.
+        """
+        if self.dashboard.archive is None:
+            raise NotFoundException("The app has no history; give it one: TasksConfig(history=HistoryConfig()).")
+        return self.dashboard.archive
+
+    @property
+    def has_history(self) -> bool:
+        """Whether the app has a history."""
+        return self.dashboard.archive is not None
+
     def param(self, name: str, default: str = "") -> str:
         """A parameter of the address, without white space around it."""
         value = self.request.query_params.get(name, default)
         return str(value).strip()
+
+    @property
+    def span(self) -> str:
+        """How far back the address looks: "hour" or "day"."""
+        asked = self.param("range")
+        return asked if asked in SPANS else "hour"
+
+    def locate(self, id: str) -> tuple[str, str] | None:
+        """The label of a job's queue and the job's key, by its id; None for one of elsewhere."""
+        for label, queue in self.queues.items():
+            if (prefix := queue.job_id("")) and id.startswith(prefix):
+                return label, id.removeprefix(prefix)
+        return None
 
     def queue(self, label: str) -> TaskQueue:
         """A queue by its label.

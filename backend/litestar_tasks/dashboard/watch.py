@@ -15,7 +15,7 @@ from litestar.exceptions import HTTPException
 
 from litestar_tasks.dashboard.asking import asking
 from litestar_tasks.dashboard.history import History, Past
-from litestar_tasks.dashboard.stats import Tally
+from litestar_tasks.dashboard.stats import Tally, by_task
 from litestar_tasks.dashboard.words import count
 from litestar_tasks.queues.operations import STATES, JobFilter, JobState, Pause
 from litestar_tasks.queues.reports import WorkerReport
@@ -110,12 +110,8 @@ class Watch:
 
     async def tasks(self, queues: Iterable[TaskQueue]) -> dict[str, Tally]:
         """How each task fared in the last day, in these queues together."""
-        found: dict[str, Tally] = {}
-        for queue in queues:
-            if "metrics" in queue.capabilities:
-                for name, tally in (await self._known_of(queue).history.tasks(queue)).items():
-                    found[name] = found[name] + tally if name in found else tally
-        return found
+        counting = [queue for queue in queues if "metrics" in queue.capabilities]
+        return by_task([await self._known_of(queue).history.tasks(queue) for queue in counting])
 
     def behind(self) -> bool:
         """Whether somebody asked for more of the past than could be read so far."""

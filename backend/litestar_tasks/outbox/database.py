@@ -1,37 +1,91 @@
-"""The app's database: which one it is, and whether an outbox can be in it."""
+"""The app's database: which one it is, and whether a part of this package can be in it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import inspect
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.pool import StaticPool
 
-from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.exceptions import ConfigurationError, StartupError
 from litestar_tasks.outbox.session import session_configs
 
 if TYPE_CHECKING:
     from advanced_alchemy.extensions.litestar import SQLAlchemyAsyncConfig
-    from sqlalchemy import URL, Table
+    from sqlalchemy import URL, MetaData, Table
     from sqlalchemy.engine import Connection, Engine
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-__all__ = ("check_engine", "find_config", "is_missing", "place_of", "reason_of")
+__all__ = ("AppDatabase", "is_away", "place_of", "reason_of")
 
-_ENOUGH = {
-    "outbox": "use Postgres, or SQLite in a file; or leave TasksConfig.outbox out, and enqueue after the commit",
-    "history": "use Postgres, or SQLite in a file; or leave TasksConfig.history out",
+_WITHOUT = {
+    "outbox": "leave TasksConfig.outbox out, and enqueue after the commit",
+    "history": "leave TasksConfig.history out",
 }
 
 
-def find_config(plugins: Iterable[object], session: str, part: str = "outbox") -> SQLAlchemyAsyncConfig:
-    """Advanced Alchemy's configuration of the database whose sessions an app injects under a name.
+class AppDatabase:
+    """The app's database as a part of this package needs it, known before anything connects.
+
+    Args:
+        part: Which part, "outbox" or "history".
+        session: The name under which the app injects sessions of the database.
+        plugins: The app's plugins.
 
     Raises:
-        ConfigurationError: There is none; names those that there are.
+        ConfigurationError: No plugin injects sessions of that name.
     """
+
+    tables: tuple[Table, ...]
+    """What the part has there, which it declares."""
+
+    def __init__(self, part: str, session: str, plugins: Iterable[object]) -> None:
+        self._part = part
+        self.config = _find_config(part, session, plugins)
+        self.metadata = cast("MetaData", self.config.metadata)
+
+    @property
+    def engine(self) -> AsyncEngine:
+        """The app's engine."""
+        return self.config.get_engine()
+
+    def check(self) -> None:
+        """Refuse a database that this package was not tested with, or that the part cannot be in.
+
+        Raises:
+            ConfigurationError: Says which it is, and what to do.
+        """
+        url, dialect, part = self.engine.url, self.engine.dialect.name, self._part
+        remedy = f"use Postgres, or SQLite in a file; or {_WITHOUT[part]}"
+        if dialect not in ("postgresql", "sqlite"):
+            raise ConfigurationError(f"the {part} is not tested on {dialect} ({url.drivername}); {remedy}")
+        if dialect == "sqlite" and (url.database in (None, "", ":memory:") or isinstance(self.engine.pool, StaticPool)):
+            raise ConfigurationError(
+                f"the {part}'s database is an SQLite in memory, whose one connection all transactions would share; "
+                f"{remedy}"
+            )
+
+    async def inspect(self) -> None:
+        """Refuse a database without the tables.
+
+        Raises:
+            StartupError: One is missing.
+            Exception: The database does not answer; see ``is_away``.
+        """
+        for table in self.tables:
+            if await _is_missing(self.engine, table):
+                error = ConfigurationError(
+                    f"the {self._part}'s table {table.name!r} is missing from {self.engine.url.render_as_string()}, or "
+                    "is not as this release needs it; make it by the app's migrations: litestar database "
+                    "make-migrations, then litestar database upgrade"
+                )
+                raise StartupError([error])
+
+
+def _find_config(part: str, session: str, plugins: Iterable[object]) -> SQLAlchemyAsyncConfig:
+    """Advanced Alchemy's configuration of the database whose sessions an app injects under a name."""
     known = session_configs(plugins)
     if session in known:
         return known[session]
@@ -43,28 +97,8 @@ def find_config(plugins: Iterable[object], session: str, part: str = "outbox") -
     )
 
 
-def check_engine(engine: AsyncEngine, part: str = "outbox") -> None:
-    """Refuse a database that a part of this package was not tested with, or cannot be in.
-
-    Raises:
-        ConfigurationError: Says which it is, and what to do.
-    """
-    url, dialect = engine.url, engine.dialect.name
-    if dialect not in ("postgresql", "sqlite"):
-        raise ConfigurationError(f"the {part} is not tested on {dialect} ({url.drivername}); {_ENOUGH[part]}")
-    if dialect == "sqlite" and (url.database in (None, "", ":memory:") or isinstance(engine.pool, StaticPool)):
-        raise ConfigurationError(
-            f"the {part}'s database is an SQLite in memory, whose one connection all transactions would share; "
-            f"{_ENOUGH[part]}"
-        )
-
-
-async def is_missing(engine: AsyncEngine, table: Table) -> bool:
-    """Whether the database lacks the table, or a column of it.
-
-    Raises:
-        SQLAlchemyError, OSError: The database cannot be asked.
-    """
+async def _is_missing(engine: AsyncEngine, table: Table) -> bool:
+    """Whether the database lacks the table, or a column of it."""
 
     def look(connection: Connection) -> bool:
         inspector: Any = inspect(connection)
@@ -75,6 +109,16 @@ async def is_missing(engine: AsyncEngine, table: Table) -> bool:
 
     async with engine.connect() as connection:
         return await connection.run_sync(look)
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error says that the database does not answer, or refuses to.
+
+    What asyncpg raises while it connects, to a server that is just starting, SQLAlchemy lets through as it is.
+    """
+    if isinstance(error, SQLAlchemyError | OSError | TimeoutError):
+        return True
+    return isinstance(error, Exception) and type(error).__module__.startswith("asyncpg.")
 
 
 def place_of(bind: Engine | Connection) -> tuple[object, ...]:

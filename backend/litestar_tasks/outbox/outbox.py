@@ -8,21 +8,17 @@ from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from litestar_tasks.exceptions import BrokerError, ConfigurationError, QueueUnavailableError, StartupError
-from litestar_tasks.outbox.database import check_engine, find_config, is_missing, reason_of
+from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
+from litestar_tasks.outbox.database import AppDatabase, is_away
 from litestar_tasks.outbox.models import outbox_table
+from litestar_tasks.outbox.outage import Outage
 from litestar_tasks.outbox.relay import Relay
 from litestar_tasks.outbox.rows import Rows
 from litestar_tasks.outbox.writer import Open, Writer
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
     from litestar_tasks.config import OutboxConfig
     from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.queues.broker import Broker
@@ -66,7 +62,7 @@ class OutboxCounts:
     """Of queues that this app does not have: another app's, or those of a queue that was removed or renamed."""
 
 
-class Database:
+class Database(AppDatabase):
     """The database of an app's outbox, known before anything connects. Its table is declared by this.
 
     Args:
@@ -78,22 +74,10 @@ class Database:
     """
 
     def __init__(self, settings: OutboxConfig, plugins: Iterable[object]) -> None:
+        super().__init__("outbox", settings.session, plugins)
         self.settings = settings
-        self.config = find_config(plugins, settings.session)
-        self.table = outbox_table(cast("MetaData", self.config.metadata), settings.table)
-
-    @property
-    def engine(self) -> AsyncEngine:
-        """The app's engine."""
-        return self.config.get_engine()
-
-    def check(self) -> None:
-        """Refuse a database that an outbox cannot be in.
-
-        Raises:
-            ConfigurationError: Says which it is, and what to do.
-        """
-        check_engine(self.engine)
+        self.table = outbox_table(self.metadata, settings.table)
+        self.tables = (self.table,)
 
 
 class Outbox:
@@ -108,9 +92,10 @@ class Outbox:
     """
 
     def __init__(self, database: Database, broker: Broker) -> None:
+        self._database = database
         self._engine = database.engine
-        self._table = database.table
         self._rows = Rows(self._engine, database.table)
+        self._outage = Outage("outbox", "Its rows wait, jobs go on")
         self._broker = broker
         self._loop = asyncio.get_running_loop()
         self._relay: Relay | None = None
@@ -138,9 +123,15 @@ class Outbox:
             ConfigurationError: An outbox cannot be in that database.
             StartupError: The table is missing.
         """
-        check_engine(self._engine)
-        await self._inspect()
-        self._relay = Relay(self._rows, self._queues, ready=self._find_out, sweeping=sweeping)
+        self._database.check()
+        try:
+            await self._database.inspect()
+            await self._find_out()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            self._outage.failed(error)  # it is waited for: jobs need it no more than the app
+        self._relay = Relay(self._rows, self._queues, self._outage, ready=self._find_out, sweeping=sweeping)
         self._relay.start()
         try:
             yield
@@ -203,25 +194,6 @@ class Outbox:
     @property
     def _queues(self) -> Mapping[str, TaskQueue]:
         return {queue.name: queue for queue in self._broker.queues.values()}
-
-    async def _inspect(self) -> None:
-        """Refuse a database without the table. One that is away is waited for: jobs need it no more than the app."""
-        try:
-            missing = await is_missing(self._engine, self._table)
-            await self._find_out()
-        except (SQLAlchemyError, OSError) as error:
-            logger.warning("the outbox's database does not answer: %s. It is looked for again", reason_of(error))
-            return
-        if missing:
-            raise StartupError(
-                [
-                    ConfigurationError(
-                        f"the outbox's table {self._table.name!r} is missing from "
-                        f"{self._engine.url.render_as_string()}, or is not as this release needs it; make it by the "
-                        "app's migrations: litestar database make-migrations, then litestar database upgrade"
-                    )
-                ]
-            )
 
     async def _find_out(self) -> None:
         """Find out whether the broker is this very database, as soon as both answer."""

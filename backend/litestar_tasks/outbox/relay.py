@@ -11,15 +11,15 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any, Final
 
 from saq.job import Job
-from sqlalchemy.exc import SQLAlchemyError
 
 from litestar_tasks.exceptions import BrokerError, PayloadError, QueueUnavailableError
-from litestar_tasks.outbox.database import reason_of
+from litestar_tasks.outbox.database import is_away
 from litestar_tasks.outbox.rows import AT_ONCE, Batch, Row, Rows
 from litestar_tasks.queues import records
 from litestar_tasks.queues.base import Delivery
 
 if TYPE_CHECKING:
+    from litestar_tasks.outbox.outage import Outage
     from litestar_tasks.queues.base import TaskQueue
 
 __all__ = ("Relay",)
@@ -38,7 +38,6 @@ _FRESH: Final = 30.0
 """Seconds for which rows may be delivered that were read. Whoever was frozen for longer reads them anew."""
 _LAST: Final = 2.0
 _LONGEST_PAUSE: Final = 2.0
-_ERRORS: Final = (SQLAlchemyError, OSError, TimeoutError)
 
 
 class Relay:
@@ -49,15 +48,23 @@ class Relay:
     Args:
         rows: The outbox's rows.
         queues: The queues by their names on the wire.
+        outage: What is known of the way to the database.
         ready: Awaited before each round, until it says that rows are to be delivered at all.
         sweeping: Whether to look for rows that others have left.
     """
 
     def __init__(
-        self, rows: Rows, queues: Mapping[str, TaskQueue], *, ready: Callable[[], Awaitable[object]], sweeping: bool
+        self,
+        rows: Rows,
+        queues: Mapping[str, TaskQueue],
+        outage: Outage,
+        *,
+        ready: Callable[[], Awaitable[object]],
+        sweeping: bool,
     ) -> None:
         self._rows = rows
         self._queues = queues
+        self._outage = outage
         self._ready = ready
         self._sweeping = sweeping
         self._loop = asyncio.get_running_loop()
@@ -68,7 +75,6 @@ class Relay:
         self._closing = False
         self._away: dict[str, float] = {}
         """Until when the brokers of queues are left in peace, which did not answer."""
-        self._failed_since: float | None = None
 
     def start(self) -> None:
         """Begin to deliver."""
@@ -84,8 +90,10 @@ class Relay:
         """Deliver all rows that wait, as far as the brokers and the database answer."""
         try:
             await self._drain(None, 0)
-        except _ERRORS as error:
-            self._failed(error)
+        except Exception as error:
+            if not is_away(error):
+                raise
+            self._outage.failed(error)
 
     async def close(self) -> None:
         """Deliver what was told, within two seconds, and stop. Workers deliver the rest."""
@@ -114,14 +122,15 @@ class Relay:
                     if time.monotonic() - tidied >= _TIDY:
                         tidied = time.monotonic()
                         await self._tidy()
-            except _ERRORS as error:
-                self._failed(error)
-                pause = min(_LONGEST_PAUSE, max(_SWEEP, pause * 2))
-            except Exception:
-                logger.exception("an unforeseen error in the outbox's relay")
-                pause = _LONGEST_PAUSE
+            except Exception as error:
+                if is_away(error):
+                    self._outage.failed(error)
+                    pause = min(_LONGEST_PAUSE, max(_SWEEP, pause * 2))
+                else:
+                    logger.exception("an unforeseen error in the outbox's relay")
+                    pause = _LONGEST_PAUSE
             else:
-                self._succeeded()
+                self._outage.succeeded()
                 pause = 0.0
 
     async def _pause(self, pause: float) -> None:
@@ -224,17 +233,6 @@ class Relay:
                 await queue.release(part)
             except (QueueUnavailableError, BrokerError) as error:
                 logger.debug("queue %r: names of rows are kept for longer: %s", queue.label, error)
-
-    def _failed(self, error: BaseException) -> None:
-        if self._failed_since is None:
-            self._failed_since = time.monotonic()
-            logger.error("the outbox's database does not answer: %s. Its rows wait, jobs go on", reason_of(error))
-
-    def _succeeded(self) -> None:
-        if self._failed_since is not None:
-            away = time.monotonic() - self._failed_since
-            self._failed_since = None
-            logger.warning("the outbox's database answers again, after %.1f s", away)
 
 
 def _parts(rows: Sequence[str]) -> Iterable[Sequence[Any]]:

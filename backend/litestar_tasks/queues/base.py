@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
@@ -154,7 +154,7 @@ class TaskQueue(Queue, Operations):
     def instrument(self, job: Job, moment: Moment) -> None:
         """Tell the listeners what happened to a job. Callers on hot paths look first whether there are any.
 
-        Jobs that are aborted in bulk, purged or deleted, and those of a transaction, are not told of one by one.
+        Not told of are jobs of a transaction, before their first attempt, and the deletion of jobs that have ended.
         """
         for listener in self.listeners:
             listener(self, job, moment)
@@ -316,6 +316,14 @@ class TaskQueue(Queue, Operations):
         job = await self.job(key)
         return status_of(job) if job else None
 
+    async def statuses(self, keys: Sequence[str]) -> dict[str, JobStatus]:
+        """Where several jobs stand, asked for together; those of which there is no record are left out."""
+        found: dict[str, JobStatus] = {}
+        for key in keys:
+            if (status := await self.status(key)) is not None:
+                found[key] = status
+        return found
+
     @abstractmethod
     async def wait(self, key: str, timeout: float | None) -> Job | None:
         """Wait for a job's end and return its record; None where there is none.
@@ -366,6 +374,17 @@ class TaskQueue(Queue, Operations):
             job = await self.job(key)
             if job is not None and job.status is Status.ABORTED:
                 self.instrument(job, "ended")
+
+    def tell_ended(self, jobs: Iterable[Job], error: str) -> None:
+        """Tell the listeners of jobs that an operator has ended as they waited, of which the records were read before.
+
+        Args:
+            jobs: The jobs, which are the caller's own.
+            error: What ended them.
+        """
+        for job in jobs:
+            job.status, job.error, job.completed = Status.ABORTED, error, now()
+            self.instrument(job, "ended")
 
     async def abort(self, job: Job, error: str, ttl: float = 5) -> None:
         """SAQ's spelling of ``cancel``; ``ttl`` is ignored."""

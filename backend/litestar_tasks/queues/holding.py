@@ -49,6 +49,8 @@ UNSTARTED: Final = {"started": 0, "worker_id": None}
 CLOSING: Final = 5.0
 """Seconds that writing what is still to be written may take at the end."""
 _CHECKS: Final = 10
+_TURNS: Final = 3
+"""Turns of the event loop after which a worker certainly knows of a job that has been claimed for it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -330,10 +332,17 @@ class Hold(ABC, Generic[WriteT, LeaseT]):
 
     def _abort(self, token: int, job: ClaimedJob, reason: str) -> None:
         """Let the worker abort a running job, if it has not been told yet."""
-        if token not in self._aborting:
-            self._aborting.add(token)
-            # After what is ready to run now: the worker may be about to learn that it has this job.
-            self._loop.call_soon(self._hooks.abort, job.key, reason)
+        if token in self._aborting:
+            return
+        self._aborting.add(token)
+
+        def tell(turns: int) -> None:
+            if turns:
+                self._loop.call_soon(tell, turns - 1)
+            else:
+                self._hooks.abort(job.key, reason)
+
+        tell(_TURNS)
 
     def _say_left(self, kept: int) -> None:
         """The end has come while the server is away."""

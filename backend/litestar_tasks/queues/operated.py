@@ -66,6 +66,6 @@ class Operated(Operations):
         """See ``Operations.add_minutes``."""
         await self._operations.add_minutes(minutes)
 
-    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+    async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """See ``Operations.minutes``."""
-        return await self._operations.minutes(since, until)
+        return await self._operations.minutes(since, until, every=every)

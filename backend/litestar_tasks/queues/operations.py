@@ -14,9 +14,10 @@ if TYPE_CHECKING:
     from saq.job import Job
 
 __all__ = (
+    "ABORTED_WITH_OTHERS",
     "BOUNDS",
-    "BY_OPERATOR",
     "ENDED",
+    "PURGED",
     "STATES",
     "WAITING",
     "BulkAction",
@@ -41,12 +42,13 @@ WAITING: Final[tuple[JobState, ...]] = ("queued", "scheduled", "retrying")
 ENDED: Final[tuple[JobState, ...]] = ("complete", "failed", "aborted", "quarantined")
 STATES: Final[tuple[JobState, ...]] = (*WAITING, "active", *ENDED)
 
+ABORTED_WITH_OTHERS: Final = "aborted with others by an operator"
+PURGED: Final = "purged by an operator"
+"""What is said of a job that was. Its record is gone, so only who listens hears it."""
+
 BulkAction: TypeAlias = Literal["retry", "abort", "delete"]
 """``retry`` gives jobs that have ended a new life, and starts retrying ones now; ``abort`` ends those that wait or run;
 ``delete`` forgets those that have ended, with their records."""
-
-BY_OPERATOR: Final = "aborted with others by an operator"
-"""The reason of jobs that are aborted in bulk."""
 
 _ACTS_ON: Final[Mapping[BulkAction, tuple[JobState, ...]]] = {
     "retry": (*ENDED, "retrying"),
@@ -179,7 +181,7 @@ class TaskMinute:
 
 @dataclass(frozen=True, slots=True)
 class Minute:
-    """How a queue fared in one minute."""
+    """How a queue fared in one minute, or in as many as were added up."""
 
     start: datetime
     tasks: dict[str, TaskMinute]
@@ -309,14 +311,16 @@ class Operations(ABC):
         """
 
     @abstractmethod
-    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+    async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """How the queue fared, minute by minute, oldest first; minutes in which nothing ended are left out.
 
         Args:
             since: Aware, rounded down to its minute.
             until: Aware; the minute that it lies in is included.
+            every: How many minutes the broker adds up to one before it answers; 15 makes quarters of an hour, by the
+                clock. At the ends of the span such a sum holds the minutes of the span alone. Defaults to 1.
 
         Raises:
-            ConfigurationError: One of them has no time zone.
+            ConfigurationError: One of the moments has no time zone, or ``every`` is not from 1 to 1,440.
             QueueUnavailableError: The broker did not answer.
         """

@@ -13,7 +13,18 @@ from saq.job import Job, Status
 if TYPE_CHECKING:
     from saq.queue.base import Queue
 
-__all__ = ("UNDECODABLE", "UndecodableError", "completed", "decode", "encode", "is_extensible", "restore", "to_json")
+__all__ = (
+    "UNDECODABLE",
+    "UndecodableError",
+    "check",
+    "completed",
+    "decode",
+    "encode",
+    "is_extensible",
+    "mend",
+    "restore",
+    "to_json",
+)
 
 JobT = TypeVar("JobT", bound=Job)
 
@@ -85,6 +96,28 @@ def encode(job: Job, **changed: Any) -> bytes:
     except TypeError:  # there is something that is no field of SAQ's, such as the token of a claim
         record = _Record(**{name: value for name, value in fields.items() if name in _DEFAULTS})
     return to_json(record)
+
+
+def check(job: Job) -> None:
+    """Refuse a job whose document nobody could read: what a task does with its own may be anything.
+
+    Raises:
+        TypeError: A field is not what it has to be.
+    """
+    for name, value in job.__dict__.items():
+        if name != "queue" and not isinstance(value, _TYPES.get(name, object)):
+            raise TypeError(f"its {name!r} is a {type(value).__name__}")
+
+
+def mend(job: Job) -> None:
+    """Leave out of a job's fields what cannot be stored."""
+    for name in job.__dict__.keys() & _DEFAULTS.keys() - {"queue", "function", "key"}:
+        value = getattr(job, name)
+        if name == "meta":
+            known: Mapping[Any, Any] = value if isinstance(value, dict) else {}
+            job.meta = {key: one for key, one in known.items() if isinstance(key, str) and _storable(one)}
+        elif not isinstance(value, _TYPES.get(name, object)) or not _storable(value):
+            setattr(job, name, _DEFAULTS[name])
 
 
 def completed(job: Job, document: bytes, worker: bytes) -> bytes:
@@ -186,6 +219,14 @@ def restore(kind: type[JobT], queue: Queue, data: bytes | dict[str, Any], *, key
     job = kind.__new__(kind)
     job.__dict__ = fields  # what a document leaves out, the class has
     return job
+
+
+def _storable(value: Any) -> bool:
+    try:
+        to_json(value)
+    except Exception:  # whatever a foreign object raises
+        return False
+    return True
 
 
 def _check_types(fields: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
@@ -40,7 +40,9 @@ class QueueSchedules(Declarations):
         for label, queue in self._queues.items():
             clocks[label] = (await queue.schedules.look(0)).now
             records = [(id, record) async for id, record in self._records(queue)]
-            statuses = await _statuses(queue, [record.last.job for _, record in records if record.last])
+            statuses = await queue.statuses(
+                [record.last.job for _, record in records if record.last and record.last.job]
+            )
             for number, (id, record) in enumerate(records):
                 if number % AT_ONCE == 0:
                     await asyncio.sleep(0)  # a long list is long work: others have their turn in between
@@ -196,7 +198,7 @@ class QueueSchedules(Declarations):
                 return await self._state_of(queue, id, new)
 
     async def _state_of(self, queue: TaskQueue, id: str, record: ScheduleRecord) -> ScheduleState:
-        statuses = await _statuses(queue, [record.last.job] if record.last else [])
+        statuses = await queue.statuses([record.last.job] if record.last and record.last.job else [])
         return _state(queue, id, record, statuses)
 
 
@@ -219,16 +221,6 @@ def _state(queue: TaskQueue, id: str, record: ScheduleRecord, statuses: Mapping[
         else None,
         skips=record.skips,
     )
-
-
-async def _statuses(queue: TaskQueue, keys: Sequence[str | None]) -> dict[str, JobStatus]:
-    wanted = [key for key in keys if key is not None]
-    found: dict[str, JobStatus] = {}
-    for start in range(0, len(wanted), AT_ONCE):
-        part = wanted[start : start + AT_ONCE]
-        answers = await asyncio.gather(*map(queue.status, part))
-        found.update({key: status for key, status in zip(part, answers, strict=True) if status is not None})
-    return found
 
 
 def _by(by: str | None) -> str:

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from litestar_tasks.exceptions import ConfigurationError
 from litestar_tasks.queues.operations import BOUNDS, Minute, TaskMinute
 
-__all__ = ("KEPT", "flatten", "minute_of", "restore", "span")
+__all__ = ("KEPT", "Sums", "flatten", "minute_of", "span")
 
 KEPT: Final = timedelta(days=1)
 _COUNTS: Final = ("complete", "failed", "aborted", "retried")
-_LAST: Final = len(BOUNDS)
+_BUCKETS: Final = len(BOUNDS) + 1
+_NAMES: Final = (*_COUNTS, *(f"{letter}{index}" for letter in "wr" for index in range(_BUCKETS)))
+_COLUMNS: Final = {name: column for column, name in enumerate(_NAMES)}
+_WAITED: Final = len(_COUNTS)
+_RAN: Final = _WAITED + _BUCKETS
+_DAY: Final = 1_440
 
 
 def minute_of(moment: datetime) -> int:
@@ -52,16 +57,44 @@ def flatten(minutes: Sequence[Minute]) -> Iterator[tuple[int, str, str, int]]:
                         yield number, task, f"{letter}{index}", value
 
 
-def restore(minute: int, fields: Iterable[tuple[str, str, int]]) -> Minute:
-    """A minute out of its tasks' fields; what an older or newer release counted otherwise is left out."""
-    tasks: dict[str, TaskMinute] = {}
-    for task, field, value in fields:
-        if (counted := tasks.get(task)) is None:
-            counted = tasks[task] = TaskMinute()
-        if field in _COUNTS:
-            setattr(counted, field, getattr(counted, field) + value)
-            continue
-        buckets = {"w": counted.waited, "r": counted.ran}.get(field[:1])
-        if buckets is not None and field[1:].isdecimal() and int(field[1:]) <= _LAST:
-            buckets[int(field[1:])] += value
-    return Minute(datetime.fromtimestamp(minute * 60, UTC), tasks)
+class Sums:
+    """Adds up what was counted, by so many minutes and by task.
+
+    What an older or newer release counted otherwise is left out.
+
+    Args:
+        every: How many minutes make one.
+
+    Raises:
+        ConfigurationError: It is not from 1 to 1,440.
+    """
+
+    def __init__(self, every: int) -> None:
+        if not 1 <= every <= _DAY:
+            raise ConfigurationError(f"every is {every!r}; give a whole number of minutes from 1 to {_DAY:,}")
+        self._every = every
+        self._columns: dict[int, dict[str, list[int]]] = {}
+
+    def add(self, minute: int, task: str, field: str, number: int) -> None:
+        """Add a counter, as ``flatten`` names it."""
+        if (column := _COLUMNS.get(field)) is None:
+            return
+        tasks = self._columns.setdefault(minute // self._every * self._every, {})
+        if (columns := tasks.get(task)) is None:
+            columns = tasks[task] = [0] * len(_COLUMNS)
+        columns[column] += number
+
+    def minutes(self) -> list[Minute]:
+        """What came of it, oldest first."""
+        return [
+            Minute(
+                datetime.fromtimestamp(minute * 60, UTC),
+                {task: _in_columns(columns) for task, columns in tasks.items()},
+            )
+            for minute, tasks in sorted(self._columns.items())
+        ]
+
+
+def _in_columns(columns: list[int]) -> TaskMinute:
+    complete, failed, aborted, retried = columns[:_WAITED]
+    return TaskMinute(complete, failed, aborted, retried, columns[_WAITED:_RAN], columns[_RAN:])

@@ -209,7 +209,8 @@ class Declaration:
         Raises:
             ConfigurationError: An unknown option, or a value that cannot work.
         """
-        checked = check_options(new, EnqueueOptions, subject=f"task {self.name!r}")
+        arguments = self._payload.names if self._payload is not None else ()
+        checked = check_options(new, EnqueueOptions, subject=f"task {self.name!r}", arguments=arguments)
         if "on_success" in checked or "on_failure" in checked:
             self._check_follow_ups(checked)
         # delay and run_at are two spellings of one option: the later one replaces the earlier, however it was spelt.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+from types import FunctionType
 from typing import Any, cast
 
 from litestar_tasks.exceptions import InvalidTaskError
@@ -41,8 +42,19 @@ def refuse_unnameable(fn: object, *, allow_local: bool) -> None:
             "a worker cannot import it; move it to module level (a decorator below @task: use functools.wraps; in "
             "tests: Registry(allow_local=True))"
         )
+    if _is_method(fn):
+        raise InvalidTaskError(
+            f"{fn.__qualname__!r} ({fn.__code__.co_filename}:{fn.__code__.co_firstlineno}) is a method, and its object "
+            "cannot be stored; write a function"
+        )
     if inspect.isgeneratorfunction(fn) or inspect.isasyncgenfunction(fn):
         raise InvalidTaskError(f"{fn.__qualname__!r} is a generator; a task returns its result")
+
+
+def _is_method(fn: FunctionType) -> bool:
+    """Whether a function stands in a class, and takes the object or the class first."""
+    in_class = "." in fn.__qualname__.rpartition("<locals>.")[2]
+    return in_class and next(iter(inspect.signature(fn).parameters), None) in ("self", "cls")
 
 
 def load(module: str, qualname: str, name: str) -> Declaration:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, unstorable
+from litestar_tasks.codec import Codec, Hooks, UnstorableTypeError, json_size, split_path, unstorable
 from litestar_tasks.exceptions import InvalidTaskError
 from litestar_tasks.secret import Secrets, secrets_of
 
@@ -32,10 +33,11 @@ class Result:
 
     def __init__(self, task: Declaration, annotation: Any, hooks: Hooks) -> None:
         self._task = task
+        self._annotation = annotation
         self._limit: int = task.option("result_limit")
         try:
             if (foreign := unstorable(annotation, hooks)) is not None:
-                raise UnstorableTypeError(f"a {foreign.__name__} cannot be stored")
+                raise UnstorableTypeError(f"an object of the class {foreign.__name__} cannot be stored")
             self._codec: Codec[Any] = Codec(annotation, hooks)
             self.secrets = secrets_of(annotation)
         except (TypeError, ValueError) as error:
@@ -60,6 +62,15 @@ class Result:
             )
         return secrets.seal(stored, self._task.keyring()) if secrets else stored
 
+    def problem(self, error: Exception) -> str:
+        """What is wrong with a result, by the error of ``encode``."""
+        message, path = split_path(error)
+        if path:
+            message += f" (at {path})"
+        if message.startswith("expected "):
+            message += f"; the task is annotated '-> {inspect.formatannotation(self._annotation)}'"
+        return message
+
     def decode(self, stored: Any) -> Any:
         """What the task returned, restored from what ``encode`` made of it.
 
@@ -80,7 +91,7 @@ def _quoting_nothing(work: Callable[[Any], Any], value: Any, secrets: Secrets) -
     problem = ""
     try:
         return work(value)
-    except (TypeError, ValueError, RecursionError) as error:
+    except Exception as error:  # also what the value's own classes raise
         message, path = secrets.problem(error)
         problem = f"{message} - at `{path}`" if path else message
     raise ValueError(problem)  # outside, so that the error that quotes them is no part of it

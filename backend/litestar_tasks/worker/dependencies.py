@@ -131,8 +131,8 @@ class Dependencies:
                 kind = getattr(parameter.annotation, "__name__", str(parameter.annotation))
                 raise DependencyError(
                     f"task {task.name!r} ({task.source}), parameter {parameter.name!r}: the app has no dependency "
-                    f"{parameter.name!r}{self._near(parameter.name, task)}, and a {kind} cannot be stored as an "
-                    "argument; pass an id, or add the dependency to the app"
+                    f"{parameter.name!r}{self._near(parameter.name, task)}, and an object of the class {kind} cannot "
+                    "be stored as an argument; pass an id, or add the dependency to the app"
                 )
         plan = self._plans[task.name] = _Plan(tuple(parameters), providers)
         return plan

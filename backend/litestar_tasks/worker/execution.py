@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import os
 import time
 import traceback
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue
 from litestar_tasks.redaction import HIDDEN, masked_end, masked_start, masked_text, spellings
 from litestar_tasks.retry import DEFAULT_BACKOFF, Discard, Retry, Snooze, holds, pause_after, restored_backoff
 from litestar_tasks.worker.deadlines import Deadlines
+from litestar_tasks.worker.ordinary import ordinary
 from litestar_tasks.worker.pool import UnstorableResultError
 
 if TYPE_CHECKING:
@@ -90,6 +92,7 @@ class Execution:
         self._threads = threads
         self._processes = processes
         self._deadlines = Deadlines()
+        self._process = os.getpid()
         self.in_thread: set[int] = set()
         """Tokens of the jobs whose function is running in a thread, which nothing can stop."""
 
@@ -115,6 +118,8 @@ class Execution:
             args, kwargs = task.payload.decode(_readable(task, job) if task.payload.secrets else job.kwargs)
         except (PayloadError, ConfigurationError) as error:
             return Outcome(Settlement.QUARANTINED, error=str(error))
+        except Exception as error:  # a payload's own classes may run code, which may raise anything
+            return _undecodable(task, job, error)
         if task.takes_context:
             args.insert(0, cast("Context", {**context, "queue": queue, "job": job}))
         chain = self._middleware + task.middleware
@@ -131,14 +136,16 @@ class Execution:
                 value = await self._call(task, job, args, kwargs)
         except UnstorableResultError as error:
             return _unstorable(task, job, error)
-        except Exception as error:  # whatever a task raises is its outcome
-            return _raised(task, job, error)
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # whatever a task raises is its outcome
+            return _raised(task, job, ordinary(error))
         finally:
             if current is not None:
                 await current.close()
         try:
             return Outcome(Settlement.COMPLETE, result=task.result.encode(value))
-        except (TypeError, ValueError, RecursionError, ConfigurationError) as error:
+        except Exception as error:  # a result's own classes may run code, which may raise anything
             return _unstorable(task, job, error)
 
     async def _supplied(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
@@ -152,20 +159,42 @@ class Execution:
         limit = job.timeout or None
         if task.executor == "thread":
             return await self._call_in_thread(task, job, args, kwargs, limit)
-        if limit is None:
-            if task.executor == "process":
-                return task.result.decode(await self._processes.run(task, job.kwargs, nullcontext()))
-            return await task.fn(*args, **kwargs)
-        scope = self._deadlines.limit(limit)
         try:
-            if task.executor == "process":
-                return task.result.decode(await self._processes.run(task, job.kwargs, scope))
-            with scope:
-                return await task.fn(*args, **kwargs)
-        except TimeoutError as error:
-            if not scope.expired:
-                raise  # one of the task's own
-            raise TimeoutError(f"task {task.name!r} exceeded its timeout of {job.timeout:g} s") from error
+            if limit is None:
+                if task.executor == "process":
+                    return task.result.decode(await self._processes.run(task, job.kwargs, nullcontext()))
+                value = await task.fn(*args, **kwargs)
+            else:
+                scope = self._deadlines.limit(limit)
+                try:
+                    if task.executor == "process":
+                        return task.result.decode(await self._processes.run(task, job.kwargs, scope))
+                    with scope:
+                        value = await task.fn(*args, **kwargs)
+                except TimeoutError as error:
+                    if not scope.expired:
+                        raise  # one of the task's own
+                    raise TimeoutError(f"task {task.name!r} exceeded its timeout of {job.timeout:g} s") from error
+        except BaseException as error:
+            self._end_fork(error)
+            raise
+        self._end_fork()
+        return value
+
+    def _end_fork(self, error: BaseException | None = None) -> None:
+        """End this process, if the task has forked and this is the child.
+
+        It would go on as a second worker, over the connections of the first one, and both would read what the other was
+        answered.
+        """
+        if os.getpid() == self._process:
+            return
+        code = 0 if error is None else 1
+        if isinstance(error, SystemExit):
+            code = error.code if isinstance(error.code, int) else code
+        elif error is not None:
+            traceback.print_exception(error)
+        os._exit(code)
 
     async def _call_in_thread(
         self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any], limit: float | None
@@ -180,7 +209,15 @@ class Execution:
 
         def call() -> Any:
             loop.call_soon_threadsafe(started.set)
-            return task.fn(*args, **kwargs)
+            try:
+                value = task.fn(*args, **kwargs)
+            except BaseException as error:
+                self._end_fork(error)
+                if isinstance(error, StopIteration):  # as a coroutine does: before Python 3.12 no future can hold it
+                    raise RuntimeError("the task raised StopIteration") from error
+                raise
+            self._end_fork()
+            return value
 
         self.in_thread.add(job.token)
         running = loop.run_in_executor(self._threads, contextvars.copy_context().run, call)
@@ -219,9 +256,17 @@ def _readable(task: AnyTask, job: ClaimedJob) -> Mapping[str, Any]:
 
 def _unstorable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
     # The work is done: to run it again would do it twice.
-    text = f"result: task {task.name!r} ran, but its result cannot be stored: {masked_end(str(error), _ERROR)}"
+    told = isinstance(error, (TypeError, ValueError, RecursionError, ConfigurationError))
+    problem = masked_end(task.result.problem(error), _ERROR) if told else _line(error)
+    text = f"result: task {task.name!r} ran, but its result cannot be stored: {problem}"
     logger.error("%s (job %s)", text, job.id)
     return Outcome(Settlement.FAILED, error=text, reason="result")
+
+
+def _undecodable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
+    text = f"task {task.name!r}: the stored payload cannot be decoded: {_line(error)}"
+    logger.error("%s (job %s)\n%s", text, job.id, _traceback(error).rstrip())
+    return Outcome(Settlement.QUARANTINED, error=text)
 
 
 def _expired(job: ClaimedJob) -> Outcome | None:

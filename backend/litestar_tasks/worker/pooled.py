@@ -22,6 +22,7 @@ from typing import Any, BinaryIO, Final, cast
 from litestar_tasks.correlation import correlation_id
 from litestar_tasks.queues import records
 from litestar_tasks.task import load
+from litestar_tasks.worker.ordinary import ordinary
 
 __all__ = ("ERROR", "LENGTH", "RESULT", "STARTED", "UNSTORABLE", "main")
 
@@ -70,6 +71,8 @@ def _run(stream: BinaryIO, request: dict[str, Any]) -> bytes:
         return RESULT + records.to_json(task.result.encode(value))
     except (TypeError, ValueError, RecursionError) as error:
         return UNSTORABLE + str(error).encode("utf-8", "replace")
+    except Exception as error:  # of the code that a result's own classes run
+        return UNSTORABLE + traceback.format_exception_only(error)[0].strip().encode("utf-8", "replace")
 
 
 def _send(stream: BinaryIO, answer: bytes) -> None:
@@ -85,9 +88,7 @@ def _pickled(error: BaseException) -> bytes:
     except Exception:
         shown = traceback.format_exception_only(error)[-1].strip()
         return pickle.dumps((RuntimeError(f"{shown} (the exception itself cannot be pickled)"), text))
-    if isinstance(error, Exception):
-        return data
-    return pickle.dumps((RuntimeError(f"the task raised {type(error).__name__}: {error}"), text))
+    return data if isinstance(error, Exception) else pickle.dumps((ordinary(error), text))
 
 
 def _end_with(parent: int) -> None:

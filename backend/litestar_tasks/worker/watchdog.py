@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections.abc import Collection
 from types import TracebackType
 from typing import Final, Self
 
@@ -23,9 +24,13 @@ class Watchdog:
     Nothing is lost while it does not: leases are renewed from another thread. But no other job of the process goes
     on, no timeout and no abort is heeded, so the task's author should know. A task that holds the GIL as well is named
     when it lets go of it.
+
+    Args:
+        names: The tasks that are of interest. Defaults to None: whatever blocks the loop.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, names: Collection[str] | None = None) -> None:
+        self._names = names
         self._loop = asyncio.get_running_loop()
         self._ended = threading.Event()
         self._turned = time.monotonic()
@@ -47,7 +52,7 @@ class Watchdog:
             if late > _LATE:
                 # The one task of the loop that is being stepped through, as asyncio itself keeps it.
                 blocking = asyncio.current_task(self._loop)
-                if blocking is not None and blocking is not told:
+                if blocking is not None and blocking is not told and self._counts(blocking):
                     told = blocking
                     logger.warning(
                         "task %r has blocked the event loop for %.1f s; no other job here goes on, and no timeout or "
@@ -61,6 +66,9 @@ class Watchdog:
                 self._loop.call_soon_threadsafe(self._turn)
             except RuntimeError:
                 return  # the loop has been closed
+
+    def _counts(self, task: asyncio.Task[object]) -> bool:
+        return self._names is None or task.get_name() in self._names
 
     def _turn(self) -> None:
         self._turned = time.monotonic()

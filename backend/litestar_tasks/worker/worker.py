@@ -20,6 +20,7 @@ from saq.utils import now
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.handle import CAPACITY
 from litestar_tasks.job import ENDED, MESSAGE
+from litestar_tasks.queues import records
 from litestar_tasks.queues.base import ClaimedJob, Settlement, TaskQueue, WorkerHooks
 from litestar_tasks.queues.history import remember
 from litestar_tasks.queues.reports import REMEMBERED, process_report
@@ -44,6 +45,8 @@ _CLEAN_UP: Final = 5.0
 """Seconds that cancelled tasks have for their own clean-up before the worker leaves without them."""
 _LAST_WORD: Final = 1.0
 """Seconds for saying that it stops."""
+_BROKEN: Final = frozenset({Settlement.FAILED, Settlement.RETRY})
+"""How attempts end that raise."""
 _COUNTED: Final = frozenset({Settlement.COMPLETE, Settlement.FAILED, Settlement.ABORTED, Settlement.RETRY})
 
 
@@ -57,6 +60,8 @@ class _Attempt:
     ending: Literal["abort", "stop", "lost"] | None = None
     """Why it was cancelled, if it was."""
     reason: str = ""
+    begun: bool = False
+    """Whether it has had its first turn; until then there is nothing that a cancellation could reach."""
     settling: bool = False
 
 
@@ -193,19 +198,33 @@ class Worker(StockWorker):
 
     async def _run(self, attempt: _Attempt) -> None:
         job, started = attempt.job, time.time() * 1000
+        attempt.begun = True
         outcome: Outcome | None
         CAPACITY.set(attempt.seat)
+        ready, attempts = max(job.queued, job.scheduled * 1000), job.attempts
         try:
             try:
+                if attempt.ending is not None:
+                    raise asyncio.CancelledError
                 outcome = await self._execution.run(self.queue, job, self.context)
+                if attempt.ending is not None and outcome.settlement in _BROKEN and outcome.error_type is not None:
+                    # What is cancelled in the midst of something often raises what it makes of that.
+                    outcome = _outcome_of_cancelled(attempt)
             except asyncio.CancelledError:
                 outcome = _outcome_of_cancelled(attempt)
             if outcome is None:
                 return
             attempt.settling = True
-            ready = max(job.queued, job.scheduled * 1000)
-            _record(job, outcome)
-            if not await self.queue.settle(job, outcome.settlement, delay=outcome.delay):
+            try:
+                _record(job, outcome)
+                if not job.untouched:
+                    records.check(job)
+                accepted = await self.queue.settle(job, outcome.settlement, delay=outcome.delay)
+            except Exception as error:
+                job.attempts = attempts
+                _record(job, outcome := _spoiled(job, error))
+                accepted = await self.queue.settle(job, outcome.settlement)
+            if not accepted:
                 logger.warning("the outcome of job %s was refused: its claim was lost, and it runs elsewhere", job.id)
             else:
                 self.outcomes[job.function, outcome.settlement] += 1
@@ -222,7 +241,8 @@ class Worker(StockWorker):
         if attempt.task is None or attempt.settling or attempt.ending is not None:
             return
         attempt.ending, attempt.reason = ending, reason
-        attempt.task.cancel()
+        if attempt.begun:
+            attempt.task.cancel()
 
     def _abort(self, key: str, reason: str) -> None:
         for attempt in self._holding([key]):
@@ -322,6 +342,15 @@ def _outcome_of_cancelled(attempt: _Attempt) -> Outcome | None:
             return Outcome(Settlement.HAND_BACK)
         case _:
             return None
+
+
+def _spoiled(job: ClaimedJob, error: Exception) -> Outcome:
+    """What becomes of a job with which its task has left what cannot be stored. Its record is put in order."""
+    # The work is done: to run it again would do it twice.
+    text = f"result: task {job.function!r} ran, but its record cannot be stored: {error}"
+    logger.error("%s (job %s)", text, job.id)
+    records.mend(job)
+    return Outcome(Settlement.FAILED, error=text, reason="result")
 
 
 _STATUS: Final = {

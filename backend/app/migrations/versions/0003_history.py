@@ -44,21 +44,16 @@ def upgrade() -> None:
         sa.Column("result", sa.Text(), nullable=True),
         sa.PrimaryKeyConstraint("id", "enqueued", name=op.f("pk_litestar_tasks_history")),
     )
-    for name, *columns in (
-        ("enqueued", "enqueued", "id"),
-        ("task", "task", "enqueued", "id"),
-        ("status", "status", "enqueued", "id"),
-        ("changed", "changed"),
-    ):
-        op.create_index(f"ix_litestar_tasks_history_{name}", "litestar_tasks_history", columns)
-    tagged = sa.text("tag IS NOT NULL")
-    op.create_index(
-        "ix_litestar_tasks_history_tag",
-        "litestar_tasks_history",
-        ["tag", "enqueued", "id"],
-        postgresql_where=tagged,
-        sqlite_where=tagged,
-    )
+    op.create_index("ix_litestar_tasks_history_enqueued", "litestar_tasks_history", ["enqueued"])
+    op.create_index("ix_litestar_tasks_history_task", "litestar_tasks_history", ["task", "enqueued"])
+    for name, where in (("status", sa.text("status <> 'complete'")), ("tag", sa.text("tag IS NOT NULL"))):
+        op.create_index(
+            f"ix_litestar_tasks_history_{name}",
+            "litestar_tasks_history",
+            [name, "enqueued"],
+            postgresql_where=where,
+            sqlite_where=where,
+        )
     op.create_table(
         "litestar_tasks_history_gaps",
         sa.Column("id", sa.String(length=32), nullable=False),

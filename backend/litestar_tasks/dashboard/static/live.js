@@ -90,6 +90,7 @@ async function refresh() {
   if (!fresh || isBusy()) return
   sayMoments(fresh)
   follow(shown, fresh)
+  sayChosen()
   if (page.title) document.title = page.title
 }
 
@@ -131,26 +132,24 @@ document.addEventListener("visibilitychange", () => (document.hidden || stopped 
 // ---------------------------------------------------------------------------------------------------- lists and forms
 
 const boxes = () => [...document.querySelectorAll("table.jobs input[name=job]")]
-const all = document.getElementById("all-rows")
 
+// The rows may have come after the page: nothing is bound to them, and this is said again for each look.
 function sayChosen() {
   const label = document.getElementById("chosen")
+  const all = document.getElementById("all-rows")
   if (!label || !all) return
   const ticked = boxes().filter((box) => box.checked).length
   label.textContent = ticked ? `Selected (${ticked}):` : "Selected:"
+  all.closest("label").hidden = false
   all.checked = ticked > 0 && ticked === boxes().length
   all.indeterminate = ticked > 0 && !all.checked
 }
 
-if (all) {
-  all.closest("label").hidden = false
-  all.addEventListener("change", () => {
-    for (const box of boxes()) box.checked = all.checked
-    sayChosen()
-  })
-  document.getElementById("bulk").addEventListener("change", sayChosen)
-  sayChosen()
-}
+document.addEventListener("change", ({ target }) => {
+  if (target.id === "all-rows") for (const box of boxes()) box.checked = target.checked
+  if (target.closest("#bulk")) sayChosen()
+})
+sayChosen()
 // What narrows a list takes a phone's whole screen: there it opens for who wants it, or uses it.
 const narrow = matchMedia("(max-width: 48rem)")
 const more = document.getElementById("more")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ("Entry", "entry")
 
 Entry: TypeAlias = dict[str, Any]
-"""A row's values by column."""
+"""A row's values by column. One that is not there is NULL."""
 
 _STAGES: Final[Mapping[Moment, int]] = {"enqueued": 0, "attempted": 1, "ended": 2}
 _ARGUMENT: Final = 10_000
@@ -31,14 +31,18 @@ _ARGUMENT: Final = 10_000
 _RESULT: Final = 1_000
 _LINE: Final = 500
 _TRACEBACK: Final = 10_000
-_LONGEST: Final = 1_000
-"""Characters of a tag, a correlation id and the like."""
+_LONGEST: Final = 600
+"""Characters of a tag, a correlation id and the like: as many as an index of Postgres takes, whichever they are."""
 _MARGIN: Final = 1_024
 _DEEPEST: Final = 32
+_PLAIN: Final = frozenset({int, float, bool, type(None)})
+"""Types of values that hide nothing."""
 
 
 def entry(job: Job, label: str, job_id: str, moment: Moment) -> Entry:
     """The row of a job, as it stands after something has happened to it.
+
+    Most jobs are complete with their first attempt, and leave most columns empty: nothing is made or sent for those.
 
     Args:
         job: Its record, or a copy of it.
@@ -47,83 +51,81 @@ def entry(job: Job, label: str, job_id: str, moment: Moment) -> Entry:
         moment: What has happened.
     """
     meta: Mapping[str, Any] = job.meta or {}
-    arguments, withheld = _arguments(job.kwargs)
-    ended = int(job.completed or job.touched or job.queued)
+    enqueued, ended = int(job.queued), int(job.completed or job.touched or job.queued)
     values: Entry = {
         "id": job_id,
-        "enqueued": int(job.queued) or ended,  # what nobody could read does not say when
+        "enqueued": enqueued or ended,  # what nobody could read does not say when
         "task": _text(job.function),
         "queue": label,
-        "status": _waiting(job, job.queued),
         "stage": _STAGES[moment],
-        "changed": int(job.queued),
-        "tag": _text(meta.get("tag")),
-        "correlation": _text(meta.get(CORRELATION)),
-        "parent": _text(meta.get(PARENT)),
         "priority": int(job.priority),
-        "arguments": arguments,
-        "withheld": withheld,
-        "started": None,
-        "ended": None,
         "attempts": int(job.attempts),
-        "log": None,
-        "error_type": None,
-        "error": None,
-        "traceback": None,
-        "reason": None,
-        "worker": None,
-        "result": None,
+        "arguments": "{}",
     }
-    if moment == "enqueued":
-        return values
-    past = history(job)
-    if moment == "attempted":
-        values |= {"status": _waiting(job, job.touched), "changed": int(job.touched)}
-    else:
-        how = meta.get(ENDED)
-        how = cast("dict[str, Any]", how) if isinstance(how, dict) else {}
-        text = masked_end(job.error.strip(), _TRACEBACK) if job.error else ""
+    if job.kwargs:
+        values |= _arguments(job.kwargs)
+    if meta:
+        values |= {"tag": _text(meta.get("tag")), "parent": _text(meta.get(PARENT))}
+        values |= {"correlation": _text(meta.get(CORRELATION)), "log": _log(job)}
+    if moment == "ended":
         values |= {
             "status": job.status.value,
             "changed": ended,
             "started": int(job.started) or None,
             "ended": ended,
-            "error_type": _text(how.get("error_type")),
-            "error": _text(text.rpartition("\n")[2][-_LINE:]),
-            "traceback": _clean(text) if "\n" in text else None,
-            "reason": _text(how.get("reason")),
             "worker": _text(job.worker_id),
-            "result": _summary(job.result) if job.status is Status.COMPLETE else None,
         }
-        past = [*past, {name: values[name] for name in ("error", "error_type", "started", "worker")}]
-        past[-1] |= {"outcome": values["status"], "completed": values["ended"]}
-    values["log"] = to_json(past).decode() if past else None
+        if job.status is not Status.COMPLETE:
+            values |= _failure(job, meta)
+        elif job.result is not None:
+            values["result"] = _summary(job.result)
+    else:
+        changed = int(job.touched) if moment == "attempted" else enqueued
+        values |= {"status": "scheduled" if job.scheduled * 1000 > changed else "queued", "changed": changed}
     return values
 
 
-def _waiting(job: Job, moment: float) -> str:
-    return "scheduled" if job.scheduled * 1000 > moment else "queued"
+def _log(job: Job) -> str | None:
+    """The attempts before the last one of a job that has ended, which is the row's own, or all of one that has not."""
+    past = history(job)
+    return to_json(past).decode() if past else None
 
 
-def _arguments(kwargs: Mapping[str, Any] | None) -> tuple[str, str | None]:
+def _failure(job: Job, meta: Mapping[str, Any]) -> Entry:
+    how = meta.get(ENDED)
+    how = cast("dict[str, Any]", how) if isinstance(how, dict) else {}
+    text = masked_end(job.error.strip(), _TRACEBACK) if job.error else ""
+    return {
+        "error_type": _text(how.get("error_type")),
+        "error": _text(text.rpartition("\n")[2][-_LINE:]),
+        "traceback": _clean(text) if "\n" in text else None,
+        "reason": _text(how.get("reason")),
+    }
+
+
+def _arguments(kwargs: Mapping[str, Any]) -> Entry:
     """The arguments as JSON, and the names of those that had to be changed."""
-    if not kwargs:
-        return "{}", None
     kept: dict[str, Any] = {}
     withheld: list[str] = []
     for name, value in kwargs.items():
+        if type(value) in _PLAIN and not is_secret_name(name):
+            kept[name] = value
+            continue
         masking = _Masking(_ARGUMENT)
         kept[name] = masking.named(name, value)
         if masking.changed:
             withheld.append(name)
-    return to_json(kept).decode(), to_json(withheld).decode() if withheld else None
+    return {"arguments": to_json(kept).decode(), "withheld": to_json(withheld).decode() if withheld else None}
 
 
-def _summary(result: Any) -> str | None:
-    if result is None:
-        return None
-    text = to_json(_Masking(_RESULT).value(result)).decode()
-    return text if len(text) <= 2 * _RESULT else f"{text[: 2 * _RESULT]}…"
+def _summary(result: Any) -> str:
+    if type(result) in _PLAIN:
+        return to_json(result).decode()
+    # What is cut has to stay JSON, or nobody could tell names from values in it.
+    limit = _RESULT
+    while len(text := to_json(_Masking(limit).value(result)).decode()) > 2 * _RESULT and limit:
+        limit //= 2
+    return text
 
 
 class _Masking:
@@ -160,6 +162,7 @@ class _Masking:
             return self._hidden("…")
         if isinstance(value, str):
             return self._text(value)
+        self._left -= 2  # its brackets
         if isinstance(value, Mapping):
             found: dict[str, Any] = {}
             for name, item in cast("Mapping[str, Any]", value).items():

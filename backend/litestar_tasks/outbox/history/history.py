@@ -2,153 +2,33 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, cast
 
-import msgspec
-from sqlalchemy.exc import SQLAlchemyError
-
-from litestar_tasks.exceptions import (
-    ConfigurationError,
-    JobError,
-    JobNotFoundError,
-    PayloadError,
-    StartupError,
-    UnknownQueueError,
-)
+from litestar_tasks.exceptions import ConfigurationError, JobError, JobNotFoundError, PayloadError, UnknownQueueError
 from litestar_tasks.follow_ups import PARENT
 from litestar_tasks.handle import JobHandle
 from litestar_tasks.job import ENDS, JobStatus
-from litestar_tasks.outbox.database import check_engine, find_config, is_missing, reason_of
+from litestar_tasks.outbox.database import AppDatabase, is_away
 from litestar_tasks.outbox.history.models import history_tables
 from litestar_tasks.outbox.history.recorder import Recorder
 from litestar_tasks.outbox.history.rows import HistoryRows, Wanted
+from litestar_tasks.outbox.history.values import HistoryGap, HistoryJob, HistoryPage, gap_of, job_of
+from litestar_tasks.outbox.outage import Outage
 from litestar_tasks.queues import cursors
 
 if TYPE_CHECKING:
-    from sqlalchemy import MetaData
-    from sqlalchemy.ext.asyncio import AsyncEngine
-
     from litestar_tasks.config import HistoryConfig
     from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.queues.broker import Broker
     from litestar_tasks.registry import Registry
 
-__all__ = ("HistoryAttempt", "HistoryDatabase", "HistoryGap", "HistoryJob", "HistoryPage", "JobHistory")
-
-logger = logging.getLogger("litestar_tasks.history")
+__all__ = ("HistoryDatabase", "JobHistory")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryAttempt:
-    """One attempt of a job."""
-
-    outcome: str
-    """"retry", "snooze", or how the job ended with it: "complete", "failed", "aborted"."""
-    started: datetime | None
-    """When it began, in UTC; None for a job that ended without."""
-    ended: datetime | None
-    """When it ended, in UTC."""
-    error_type: str | None
-    """The name of the class of what it raised."""
-    error: str | None
-    """The last line of the error."""
-    traceback: str | None
-    """The traceback, without what looks like a secret."""
-    worker: str | None
-    """The id of its worker."""
-    times: int
-    """How many attempts this stands for: snoozes that follow each other are one."""
-
-    @property
-    def duration(self) -> timedelta | None:
-        """How long it took."""
-        return self.ended - self.started if self.started and self.ended else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryJob:
-    """What was recorded of one life of a job."""
-
-    id: str
-    """Its id."""
-    task: str
-    """Its task's name."""
-    queue: str
-    """The label of its queue."""
-    status: JobStatus
-    """Where it stood when it was last recorded. Of one that waits, nothing says that it still does."""
-    tag: str | None
-    """Its tag."""
-    correlation_id: str | None
-    """Its correlation id."""
-    parent: str | None
-    """The id of the job that it was made from."""
-    priority: int
-    """Its priority."""
-    arguments: Mapping[str, Any]
-    """Its arguments in JSON's own types, without what is secret or too long."""
-    withheld: tuple[str, ...]
-    """The names of arguments that are not kept as they were."""
-    enqueued: datetime
-    """When it was enqueued, in UTC."""
-    started: datetime | None
-    """When its last attempt began; None before it ended."""
-    ended: datetime | None
-    """When it ended; None while nothing was recorded of that."""
-    attempts: tuple[HistoryAttempt, ...]
-    """Its last ten attempts, the oldest first."""
-    attempted: int
-    """How many attempts were counted."""
-    error_type: str | None
-    """The name of the class of what its last attempt raised."""
-    error: str | None
-    """The last line of its error."""
-    traceback: str | None
-    """Its traceback, without what looks like a secret."""
-    reason: str | None
-    """What ended it other than an error or an abort: "discarded", "expired", "result"."""
-    worker: str | None
-    """The id of the worker of its last attempt."""
-    result: str | None
-    """The beginning of its result as JSON, without what is secret."""
-
-    @property
-    def duration(self) -> timedelta | None:
-        """How long its last attempt took."""
-        return self.ended - self.started if self.started and self.ended else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryPage:
-    """Some jobs of a search, the newest first."""
-
-    jobs: list[HistoryJob]
-    cursor: str | None
-    """Where the next page begins; None where there is none. Opaque."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HistoryGap:
-    """What a process could not record."""
-
-    since: datetime
-    """When the first of it happened, in UTC."""
-    until: datetime
-    """When the last of it happened, in UTC."""
-    lost: int
-    """How many changes of jobs there were."""
-    process: str
-    """The process: its machine and its number."""
-    reason: str
-    """Why."""
-
-
-class HistoryDatabase:
+class HistoryDatabase(AppDatabase):
     """The database of an app's history, known before anything connects. Its tables are declared by this.
 
     Args:
@@ -160,22 +40,9 @@ class HistoryDatabase:
     """
 
     def __init__(self, settings: HistoryConfig, plugins: Iterable[object]) -> None:
+        super().__init__("history", settings.session, plugins)
         self.settings = settings
-        self._config = find_config(plugins, settings.session, "history")
-        self.tables = history_tables(cast("MetaData", self._config.metadata), settings.table)
-
-    @property
-    def engine(self) -> AsyncEngine:
-        """The app's engine."""
-        return self._config.get_engine()
-
-    def check(self) -> None:
-        """Refuse a database that a history cannot be in.
-
-        Raises:
-            ConfigurationError: Says which it is, and what to do.
-        """
-        check_engine(self.engine, "history")
+        self.tables = history_tables(self.metadata, settings.table)
 
 
 class JobHistory:
@@ -188,10 +55,9 @@ class JobHistory:
     """
 
     def __init__(self, database: HistoryDatabase, broker: Broker, registry: Registry) -> None:
-        self._engine = database.engine
-        self._tables = database.tables
+        self._database = database
         self._settings = database.settings
-        self._rows = HistoryRows(self._engine, *database.tables)
+        self._rows = HistoryRows(database.engine, *database.tables)
         self._broker = broker
         self._registry = registry
         self._recorder: Recorder | None = None
@@ -207,11 +73,18 @@ class JobHistory:
             ConfigurationError: A history cannot be in that database.
             StartupError: A table is missing.
         """
-        check_engine(self._engine, "history")
-        await self._inspect()
+        outage = Outage("history", f"Up to {self._settings.buffer} jobs are remembered, jobs go on")
+        self._database.check()
+        try:
+            await self._database.inspect()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            outage.failed(error)  # it is waited for: jobs do not need it
         keep = self._settings.keep
         recorder = self._recorder = Recorder(
             self._rows,
+            outage,
             buffer=self._settings.buffer,
             keep=None if keep is None else int(keep.total_seconds() * 1000),
             keep_jobs=self._settings.keep_jobs,
@@ -229,7 +102,7 @@ class JobHistory:
             self._recorder = None
 
     async def flush(self) -> None:
-        """Write what this process has heard, which it does twice a second by itself."""
+        """Write what this process has heard, which it does by itself within seconds."""
         if self._recorder is not None:
             await self._recorder.flush()
 
@@ -276,7 +149,7 @@ class JobHistory:
         )
         rows = await self._rows.search(wanted, limit + 1)
         more, rows = len(rows) > limit, rows[:limit]
-        return HistoryPage(jobs=[_job(row) for row in rows], cursor=_cursor(rows[-1]) if more else None)
+        return HistoryPage(jobs=[job_of(row) for row in rows], cursor=_cursor(rows[-1]) if more else None)
 
     async def job(self, id: str) -> HistoryJob:
         """A job, by its id; if it had several lives, the last one.
@@ -285,18 +158,29 @@ class JobHistory:
             JobNotFoundError: Nothing is recorded of it.
             SQLAlchemyError: The database did not answer.
         """
-        row = await self._rows.latest(id)
-        if row is None:
-            raise JobNotFoundError(id)
-        return _job(row)
+        for life in await self.lives(id, limit=1):
+            return life
+        raise JobNotFoundError(id)
 
-    async def rerun(self, id: str, /, **arguments: Any) -> JobHandle[Any]:
+    async def lives(self, id: str, *, limit: int = 20) -> list[HistoryJob]:
+        """The lives of a job, by its id, the last first: one for each enqueue under its key, and for each re-run.
+
+        Args:
+            id: The job's id.
+            limit: How many at the most. Defaults to 20.
+
+        Raises:
+            SQLAlchemyError: The database did not answer.
+        """
+        return [job_of(row) for row in await self._rows.lives(id, limit)]
+
+    async def rerun(self, job: str | HistoryJob, /, **arguments: Any) -> JobHandle[Any]:
         """Enqueue what a job did as a new job that names it as its parent, whether or not the broker still knows it.
 
         It has the job's arguments, queue, priority and tag, and today's options of its task for everything else.
 
         Args:
-            id: The job's id.
+            job: The job's id, which means its last life; or the life that is meant, as it was found.
             arguments: Arguments that are to be others; those that were withheld have to be given.
 
         Raises:
@@ -307,8 +191,8 @@ class JobHistory:
             QueueUnavailableError: The broker did not answer in time.
             SQLAlchemyError: The database did not answer.
         """
-        past = await self.job(id)
-        task = self._registry.get_task(past.task)
+        past = await self.job(job) if isinstance(job, str) else job
+        id, task = past.id, self._registry.get_task(past.task)
         if missing := [name for name in past.withheld if name not in arguments]:
             raise PayloadError(
                 past.task,
@@ -317,11 +201,12 @@ class JobHistory:
             )
         await self._refuse_unfinished(id)
         queue = self._queue_of(past.queue, str(task.option("queue")))
-        payload = task.payload.encode((), {**past.arguments, **arguments})
+        kept = {name: value for name, value in past.arguments.items() if name not in arguments}
+        payload = task.payload.encode((), {**task.opened(kept), **arguments})
         spec = task.stored_spec(payload, {"priority": past.priority, "tag": past.tag})
         spec.meta = {**spec.meta, PARENT: id}
         submission = await queue.submit(spec)
-        return JobHandle(queue, submission.job.key, decode=task.result.decode)
+        return JobHandle(queue, submission.job.key, decode=task.result.decode, deduplicated=submission.deduplicated)
 
     async def gaps(self, *, limit: int = 100) -> list[HistoryGap]:
         """What could not be recorded, the last first.
@@ -332,16 +217,7 @@ class JobHistory:
         Raises:
             SQLAlchemyError: The database did not answer.
         """
-        return [
-            HistoryGap(
-                since=_moment(row["since"]),
-                until=_moment(row["until"]),
-                lost=row["lost"],
-                process=row["process"],
-                reason=row["reason"],
-            )
-            for row in await self._rows.gaps(limit)
-        ]
+        return [gap_of(row) for row in await self._rows.gaps(limit)]
 
     async def _refuse_unfinished(self, id: str) -> None:
         try:
@@ -357,66 +233,6 @@ class JobHistory:
             return self._broker.find(past)
         except UnknownQueueError:
             return self._broker.find(present)
-
-    async def _inspect(self) -> None:
-        """Refuse a database without the tables. One that is away is waited for: jobs do not need it."""
-        try:
-            missing = [table.name for table in self._tables if await is_missing(self._engine, table)]
-        except (SQLAlchemyError, OSError) as error:
-            logger.warning("the history's database does not answer: %s. It is looked for again", reason_of(error))
-            return
-        if missing:
-            raise StartupError(
-                [
-                    ConfigurationError(
-                        f"the history's table {missing[0]!r} is missing from "
-                        f"{self._engine.url.render_as_string()}, or is not as this release needs it; make it by the "
-                        "app's migrations: litestar database make-migrations, then litestar database upgrade"
-                    )
-                ]
-            )
-
-
-def _job(row: Mapping[str, Any]) -> HistoryJob:
-    log: list[dict[str, Any]] = msgspec.json.decode(row["log"] or "[]")
-    if row["ended"] and log:
-        log[-1]["traceback"] = row["traceback"]  # is not kept twice
-    return HistoryJob(
-        id=row["id"],
-        task=row["task"],
-        queue=row["queue"],
-        status=row["status"],
-        tag=row["tag"],
-        correlation_id=row["correlation"],
-        parent=row["parent"],
-        priority=row["priority"],
-        arguments=msgspec.json.decode(row["arguments"]),
-        withheld=tuple(msgspec.json.decode(row["withheld"] or "[]")),
-        enqueued=_moment(row["enqueued"]),
-        started=_maybe(row["started"]),
-        ended=_maybe(row["ended"]),
-        attempts=tuple(map(_attempt, log)),
-        attempted=row["attempts"],
-        error_type=row["error_type"],
-        error=row["error"],
-        traceback=row["traceback"],
-        reason=row["reason"],
-        worker=row["worker"],
-        result=row["result"],
-    )
-
-
-def _attempt(one: Mapping[str, Any]) -> HistoryAttempt:
-    return HistoryAttempt(
-        outcome=one.get("outcome", ""),
-        started=_maybe(one.get("started")),
-        ended=_maybe(one.get("completed")),
-        error_type=one.get("error_type"),
-        error=one.get("error"),
-        traceback=one.get("traceback"),
-        worker=one.get("worker"),
-        times=one.get("times", 1),
-    )
 
 
 def _cursor(row: Mapping[str, Any]) -> str:
@@ -437,11 +253,3 @@ def _millis(name: str, moment: datetime | None) -> int | None:
     if moment.tzinfo is None:
         raise ConfigurationError(f"{name} is {moment}, which has no time zone; use datetime.now(UTC)")
     return int(moment.timestamp() * 1000)
-
-
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-def _maybe(milliseconds: int | None) -> datetime | None:
-    return _moment(milliseconds) if milliseconds else None

@@ -8,18 +8,20 @@ import os
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import islice
 from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 from saq.job import Job
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, ProgrammingError, SQLAlchemyError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
 
-from litestar_tasks.outbox.database import reason_of
+from litestar_tasks.outbox.database import is_away, reason_of
 from litestar_tasks.outbox.history.entries import Entry, entry
 
 if TYPE_CHECKING:
     from litestar_tasks.outbox.history.rows import HistoryRows
+    from litestar_tasks.outbox.outage import Outage
     from litestar_tasks.queues.base import Moment, TaskQueue
 
 __all__ = ("Recorder",)
@@ -30,6 +32,12 @@ _EVERY: Final = 0.5
 """Seconds after which what was heard is written."""
 _TOGETHER: Final = 500
 """Jobs that are written in one statement. So many are not waited with."""
+_SHARE: Final = 0.1
+"""Of the time, what writing may take while jobs go on: it shares the process, and often the machine, with them."""
+_HELD: Final = 5.0
+"""Seconds for which rows may wait because of that."""
+_FULL: Final = 0.5
+"""Of the buffer, the part from which on they do not."""
 _AT_A_STRETCH: Final = 25
 """Jobs of which rows are made before others have their turn on the event loop."""
 _ANSWER: Final = 30.0
@@ -38,7 +46,8 @@ _LONGEST_PAUSE: Final = 2.0
 _LAST: Final = 2.0
 """Seconds that writing may take at the end."""
 _TIDY: Final = 60.0
-_ERRORS: Final = (SQLAlchemyError, OSError, TimeoutError)
+_REFUSED: Final = ("22", "23", "54")
+"""Classes of SQLSTATE that say something of a row: its data, a constraint, a limit."""
 
 _Key = tuple[str, float]
 """A job's id, and when it was enqueued."""
@@ -49,6 +58,7 @@ class Recorder:
 
     Args:
         rows: The history's rows.
+        outage: What is known of the way to the database.
         buffer: How many jobs are remembered until they are written.
         keep: Milliseconds for which jobs are kept; None for ever.
         keep_jobs: How many are kept; None for any number.
@@ -56,35 +66,46 @@ class Recorder:
     """
 
     def __init__(
-        self, rows: HistoryRows, *, buffer: int, keep: int | None, keep_jobs: int | None, tidying: bool
+        self,
+        rows: HistoryRows,
+        outage: Outage,
+        *,
+        buffer: int,
+        keep: int | None,
+        keep_jobs: int | None,
+        tidying: bool,
     ) -> None:
         self._rows = rows
+        self._outage = outage
         self._buffer = buffer
         self._keep = keep
         self._keep_jobs = keep_jobs
         self._tidying = tidying and (keep is not None or keep_jobs is not None)
         self._heard: dict[_Key, tuple[TaskQueue, dict[str, Any], Moment]] = {}
-        self._made: dict[_Key, Entry] = {}
-        """Rows that are still to be written."""
+        self._made: dict[_Key, tuple[float, Entry]] = {}
+        """Rows that are still to be written, and when they were made, in the order of that."""
         self._turn = asyncio.Lock()
         self._stir = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._closing = False
-        self._failed_since: float | None = None
-        self._reason = ""
         self._lost = 0
         self._lost_since = self._lost_until = 0
+        self._lost_by = ""
+        """What made it lose something, other than that the buffer was full."""
 
     def hear(self, queue: TaskQueue, job: Job, moment: Moment) -> None:
         """Note what happened to a job; a listener of ``TaskQueue.instrument``."""
-        key = (queue.job_id(job.key), job.queued)
-        if moment == "enqueued" and (key in self._heard or key in self._made):
-            return  # a worker of this process was quicker than the answer to the producer
-        if len(self._heard) + len(self._made) >= self._buffer and key not in self._heard and key not in self._made:
-            self._lose(1)
+        key, heard = (queue.job_id(job.key), job.queued), self._heard
+        if key not in heard:
+            if moment == "enqueued" and key in self._made:
+                return  # a worker of this process was quicker than the answer to the producer
+            if len(heard) + len(self._made) >= self._buffer and key not in self._made:
+                self._lose()
+                return
+        elif moment == "enqueued":
             return
-        self._heard[key] = (queue, job.__dict__.copy(), moment)  # the record goes on to be changed
-        if len(self._heard) == _TOGETHER:
+        heard[key] = (queue, job.__dict__.copy(), moment)  # the record goes on to be changed
+        if not len(heard) % _TOGETHER:
             self._stir.set()
 
     def start(self) -> None:
@@ -94,9 +115,14 @@ class Recorder:
     async def flush(self) -> None:
         """Write all that was heard, as far as the database answers."""
         try:
-            await self._write()
-        except _ERRORS as error:
-            self._failed(error)
+            for _ in range(0, self._waiting + 1, _TOGETHER):
+                await self._write()
+            if self._lost:
+                await self._write()
+        except Exception as error:
+            if not is_away(error):
+                raise
+            self._outage.failed(error)
 
     async def close(self) -> None:
         """Write what was heard, within two seconds, and stop."""
@@ -108,67 +134,84 @@ class Recorder:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
-        if lost := len(self._heard) + len(self._made) + self._lost:
+        if lost := self._waiting + self._lost:
             logger.error("the history lacks %d changes of jobs: its database does not answer at the end", lost)
+
+    @property
+    def _waiting(self) -> int:
+        return len(self._heard) + len(self._made)
 
     async def _run(self) -> None:
         tidied, pause = time.monotonic(), 0.0
         while True:
-            await self._pause(pause)
+            if self._waiting < _TOGETHER:
+                await self._stirred(_EVERY)
+            began = time.monotonic()
             try:
                 await self._write()
-                if self._closing:
+                if self._closing and not (self._waiting or self._lost):
                     return
                 if self._tidying and time.monotonic() - tidied >= _TIDY:
                     tidied = time.monotonic()
                     await self._tidy()
-            except _ERRORS as error:
-                self._failed(error)
-                pause = min(_LONGEST_PAUSE, max(_EVERY, pause * 2))
-            except Exception:
-                logger.exception("an unforeseen error in the history")
-                pause = _LONGEST_PAUSE
+            except Exception as error:
+                if is_away(error):
+                    self._outage.failed(error)
+                    pause = min(_LONGEST_PAUSE, max(_EVERY, pause * 2))
+                else:
+                    logger.exception("an unforeseen error in the history")
+                    pause = _LONGEST_PAUSE
+                await asyncio.sleep(_EVERY if self._closing else pause)
             else:
                 pause = 0.0
+                await self._rest((time.monotonic() - began) * (1 / _SHARE - 1))
 
-    async def _pause(self, pause: float) -> None:
-        """Wait until it is time to write; after a failure at least for so long."""
-        if pause and not self._closing:
-            await asyncio.sleep(pause)
-        try:
-            async with asyncio.timeout(_EVERY):
+    async def _stirred(self, seconds: float) -> None:
+        """Wait until so many jobs were heard of that rows are to be made of them, or for so long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(0 if self._closing else seconds):
                 await self._stir.wait()
-        except TimeoutError:
-            pass
-        self._stir.clear()
+
+    async def _rest(self, seconds: float) -> None:
+        """Leave the time to jobs, as long as there are any, and what is still to be written can wait."""
+        until = time.monotonic() + seconds
+        while self._heard and not self._closing and self._waiting < self._buffer * _FULL:
+            await self._make()
+            now = time.monotonic()
+            oldest = next((made for made, _ in self._made.values()), now)
+            if (left := min(until, oldest + _HELD) - now) <= 0:
+                return
+            await self._stirred(min(left, _EVERY))
 
     async def _write(self) -> None:
+        """Write the first of what waits."""
         async with self._turn:
             await self._make()
-            while self._made or self._lost:
-                batch = dict(islice(self._made.items(), _TOGETHER))
-                lost, gap = self._lost, self._gap()
-                await self._insert(list(batch.values()), gap)
-                self._lost -= lost
-                for key, written in batch.items():
-                    if self._made.get(key) is written:
-                        del self._made[key]
-                self._succeeded()
+            if not (self._made or self._lost):
+                return
+            batch = dict(islice(self._made.items(), _TOGETHER))
+            lost, gap = self._lost, self._gap()
+            await self._insert([one for _, one in batch.values()], gap)
+            self._lost -= lost
+            for key, written in batch.items():
+                if self._made.get(key) is written:
+                    del self._made[key]
+            self._outage.succeeded()
 
     async def _make(self) -> None:
-        """Make rows of what was heard. This is done while the database is away, too: rows are bounded, jobs are not."""
-        count = 0
+        """Make rows of what was heard. This is done while they have to wait, too: rows are bounded, jobs are not."""
+        self._stir.clear()
+        count, now = 0, time.monotonic()
         while self._heard:
             key = next(iter(self._heard))
             queue, fields, moment = self._heard.pop(key)
             job = Job.__new__(Job)
             job.__dict__ = fields
             try:
-                self._made[key] = entry(job, queue.label, key[0], moment)
+                self._made[key] = now, entry(job, queue.label, key[0], moment)
             except Exception:  # of a record that somebody else has written
                 logger.exception("the history cannot record job %s", key[0])
-                self._reason = "a record could not be read"
-                self._lose(1)
+                self._lose("a record could not be read")
             count += 1
             if count % _AT_A_STRETCH == 0:
                 await asyncio.sleep(0)
@@ -178,30 +221,29 @@ class Recorder:
         try:
             async with asyncio.timeout(_ANSWER):
                 await self._rows.write(entries, gap)
-        except (OperationalError, InterfaceError, ProgrammingError):
-            raise  # it is away, or its table is
         except DBAPIError as error:
-            if error.connection_invalidated or not entries:
+            if not (entries and _refuses(error)):
                 raise
             if len(entries) > 1:
                 middle = len(entries) // 2
                 await self._insert(entries[:middle], gap)
                 await self._insert(entries[middle:], None)
                 return
-            self._reason = reason_of(error)
-            logger.error("the history cannot record job %s: %s", entries[0]["id"], self._reason)
-            self._lose(1)
+            reason = reason_of(error)
+            logger.error("the history cannot record job %s: %s", entries[0]["id"], reason)
+            self._lose(reason)
 
     async def _tidy(self) -> None:
         before = None if self._keep is None else _now() - self._keep
         while await self._rows.remove(before, self._keep_jobs) and not self._closing:
             await self._write()
 
-    def _lose(self, changes: int) -> None:
+    def _lose(self, by: str = "") -> None:
         self._lost_until = _now()
         if not self._lost:
-            self._lost_since = self._lost_until
-        self._lost += changes
+            self._lost_since, self._lost_by = self._lost_until, ""
+        self._lost += 1
+        self._lost_by = by or self._lost_by
 
     def _gap(self) -> Entry | None:
         if not self._lost:
@@ -212,25 +254,15 @@ class Recorder:
             "until": self._lost_until,
             "lost": self._lost,
             "process": f"{socket.gethostname()}:{os.getpid()}",
-            "reason": self._reason or "more happened than the database could take",
+            "reason": self._lost_by or self._outage.reason or "more happened than the database could take",
         }
 
-    def _failed(self, error: BaseException) -> None:
-        self._reason = reason_of(error)
-        if self._failed_since is None:
-            self._failed_since = time.monotonic()
-            logger.error(
-                "the history's database does not answer: %s. Up to %d jobs are remembered; jobs go on",
-                self._reason,
-                self._buffer,
-            )
 
-    def _succeeded(self) -> None:
-        if self._failed_since is None:
-            return
-        away = time.monotonic() - self._failed_since
-        self._failed_since, self._reason = None, ""
-        logger.warning("the history's database answers again, after %.1f s", away)
+def _refuses(error: DBAPIError) -> bool:
+    """Whether the database refuses a row for what it says, rather than to write anything now."""
+    if isinstance(error, IntegrityError | DataError):
+        return True
+    return str(getattr(error.orig, "sqlstate", None) or "").startswith(_REFUSED)
 
 
 def _now() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import inf
@@ -15,8 +15,9 @@ from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.locks import lock_anew
 from litestar_tasks.queues.memory import order
 from litestar_tasks.queues.operations import (
-    BY_OPERATOR,
+    ABORTED_WITH_OTHERS,
     ENDED,
+    PURGED,
     STATES,
     BulkAction,
     BulkStep,
@@ -29,6 +30,7 @@ from litestar_tasks.queues.operations import (
 )
 
 if TYPE_CHECKING:
+    from litestar_tasks.queues.base import Listener
     from litestar_tasks.queues.memory.order import Rank
     from litestar_tasks.queues.memory.state import State
 
@@ -39,6 +41,10 @@ _READ: Final = 500
 
 class _Queue(Protocol):
     """What is needed of the queue."""
+
+    listeners: tuple[Listener, ...]
+
+    def tell_ended(self, jobs: Iterable[Job], error: str) -> None: ...
 
     def serialize(self, job: Job) -> bytes | str: ...
 
@@ -99,7 +105,7 @@ class MemoryOperations(Operations):
                 case "delete":
                     done += await self.delete(job.key)
                 case "abort":
-                    done += await self._queue.cancel(job.key, BY_OPERATOR)
+                    done += await self._queue.cancel(job.key, ABORTED_WITH_OTHERS)
         following = None if walk.place is None else cursors.write(which, [horizon, *walk.place])
         return BulkStep(done, walk.read - done, following)
 
@@ -138,6 +144,9 @@ class MemoryOperations(Operations):
         """See ``Operations.purge``."""
         state = self._state
         keys = [*state.queued.take(len(state.queued)), *state.scheduled.take(len(state.scheduled))]
+        if self._queue.listeners:
+            jobs = (self._queue.deserialize(state.records.get(key)) for key in keys)
+            self._queue.tell_ended((job for job in jobs if job is not None), PURGED)
         for key in keys:
             state.leave(key)
             state.forget(key)
@@ -167,13 +176,13 @@ class MemoryOperations(Operations):
         for minute in [minute for minute in known if minute < oldest]:
             del known[minute]
 
-    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+    async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """See ``Operations.minutes``."""
-        return [
-            tallies.restore(minute, ((task, field, number) for (task, field), number in counted.items()))
-            for minute in tallies.span(since, until)
-            if (counted := self._state.minutes.get(minute))
-        ]
+        found = tallies.Sums(every)
+        for minute in tallies.span(since, until):
+            for (task, field), number in self._state.minutes.get(minute, {}).items():
+                found.add(minute, task, field, number)
+        return found.minutes()
 
     def _look(self) -> None:
         self._state.expire()

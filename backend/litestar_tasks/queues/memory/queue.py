@@ -300,6 +300,7 @@ class MemoryQueue(CompatibleQueue):
         """See ``TaskQueue.settle``."""
         if (held := self._active.get(job.key)) is None or held.token != job.token:
             return False
+        self._write(job)  # first, as a job that cannot be stored is to be held still
         self._release(job.key)
         reason = self._aborts.pop(job.key, None)
         if settlement in _LISTED:

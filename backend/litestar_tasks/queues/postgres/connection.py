@@ -59,6 +59,9 @@ _SETTINGS: Final = {
     "enable_mergejoin": "off",
     "enable_sort": "off",
     "jit": "off",
+    # Whoever gives a statement up does not end it in the server: while an operator has a table locked, those that wait
+    # for it would take all connections that the server has.
+    "lock_timeout": str(int(ANSWER_TIMEOUT * 1000)),
 }
 _GREETING: Final = b"SELECT (SELECT max(version) FROM litestar_tasks_schema), pg_is_in_recovery(), pg_backend_pid()"
 _SET: Final = "; ".join(f"SET {name} = {value}" for name, value in _SETTINGS.items()).encode()

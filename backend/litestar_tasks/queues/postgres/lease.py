@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import psycopg
 
 from litestar_tasks.exceptions import BrokerError
 from litestar_tasks.queues import lease
 from litestar_tasks.queues.postgres.connection import Link
-from litestar_tasks.queues.postgres.statements import RENEW
+from litestar_tasks.queues.postgres.statements import ABORTS, RENEW
 
 __all__ = ("LeaseThread",)
 
@@ -34,6 +33,8 @@ class LeaseThread(lease.LeaseThread[Link]):
         if (owner := self._owner) is None:
             return
         parameters = {"queue": self._queue, "owner": owner, "lease": self._lease}
-        rows: list[tuple[Any, ...]] = await link.ask(RENEW, parameters, timeout=self._timeout)
+        ((held,),) = await link.ask(RENEW, parameters, timeout=self._timeout)
         self.renewed = time.monotonic()
-        self._report(owner, bool(rows[0][0]), [(token, reason) for _, token, reason in rows if token is not None])
+        self._report(owner, bool(held), ())
+        if held and (aborts := await link.ask(ABORTS, parameters, timeout=self._timeout)):
+            self._report(owner, True, aborts)

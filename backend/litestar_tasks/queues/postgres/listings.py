@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -15,8 +15,9 @@ from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.locks import lock_anew
 from litestar_tasks.queues.operations import (
-    BY_OPERATOR,
+    ABORTED_WITH_OTHERS,
     ENDED,
+    PURGED,
     BulkAction,
     BulkStep,
     JobFilter,
@@ -32,8 +33,7 @@ from litestar_tasks.queues.postgres.retrying import RetryingLink
 from litestar_tasks.queues.postgres.statements import JOBS, KEPT, STATE
 
 if TYPE_CHECKING:
-    from saq.queue.base import Queue
-
+    from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.queues.postgres.connection import Link
     from litestar_tasks.queues.postgres.listener import Announcer
     from litestar_tasks.queues.retention import Limits
@@ -106,7 +106,7 @@ class PostgresOperations(Operations):
         limits: What is kept of jobs that have ended.
     """
 
-    def __init__(self, queue: Queue, label: str, link: Link, announcer: Announcer, limits: Limits) -> None:
+    def __init__(self, queue: TaskQueue, label: str, link: Link, announcer: Announcer, limits: Limits) -> None:
         self._queue = queue
         self._link = RetryingLink(label, queue.name, link)
         self._announcer = announcer
@@ -222,24 +222,30 @@ class PostgresOperations(Operations):
         else:
             horizon, *place = cursors.read(which, cursor, int, str, int)
         found, more = await self._look(which, place, limit)
-        keys = [one.row[0] for one in found if one.matches and one.position <= int(horizon)]
-        done = await self._act(action, which, keys) if keys else 0
+        rows = [one.row for one in found if one.matches and one.position <= int(horizon)]
+        done = await self._act(action, which, rows) if rows else 0
         following = cursors.write(which, [horizon, *found[-1].place]) if more else None
         return BulkStep(done, len(found) - done, following)
 
-    async def _act(self, action: BulkAction, which: JobFilter, keys: Sequence[str]) -> int:
+    async def _act(self, action: BulkAction, which: JobFilter, rows: Sequence[Sequence[Any]]) -> int:
+        keys = [key for key, *_ in rows]
         status = "failed" if which.state == "quarantined" else which.state
         if action == "delete":
             return await self._delete(keys, [status])
         if action == "abort":
             status = "active" if which.state == "active" else "queued"
-            return await self.cancel(keys, BY_OPERATOR, statuses=[status])
+            aborted = await self.cancel(keys, ABORTED_WITH_OTHERS, statuses=[status])
+            if status == "queued":
+                self._tell_ended((row for row in rows if row[0] in aborted), ABORTED_WITH_OTHERS)
+            return len(aborted)
         if which.state == "retrying":
             return await self._retry_now(keys)
         return await self._rerun(keys, [status])
 
-    async def cancel(self, keys: Sequence[str], reason: str, *, statuses: Sequence[str] = ("queued", "active")) -> int:
-        """End jobs that wait or run, and return how many there were.
+    async def cancel(
+        self, keys: Sequence[str], reason: str, *, statuses: Sequence[str] = ("queued", "active")
+    ) -> set[str]:
+        """End jobs that wait or run, and return the keys of those that there were.
 
         Raises:
             QueueUnavailableError: The broker did not answer.
@@ -259,7 +265,12 @@ class PostgresOperations(Operations):
         for owner in {owner for _, status, owner, _ in rows if status == "active"}:
             self._announcer.say(f"abort {owner}")
         await self._announcer.flush()
-        return len(rows)
+        return {key for key, *_ in rows}
+
+    def _tell_ended(self, rows: Iterable[Sequence[Any]], error: str) -> None:
+        if self._queue.listeners:
+            jobs = (job_of(self._queue, row) for row in rows)
+            self._queue.tell_ended((job for job in jobs if job is not None), error)
 
     async def rerun(self, key: str) -> bool:
         """See ``Operations.rerun``."""
@@ -319,12 +330,18 @@ class PostgresOperations(Operations):
     async def purge(self) -> int:
         """See ``Operations.purge``."""
         total = 0
+        telling = bool(self._queue.listeners)
+        limit = _CHANGED if telling else _STEP
         for condition in ("scheduled IS NOT NULL", "scheduled IS NULL"):
-            statement = statements.PURGE.format(condition)
+            statement = statements.PURGE.format(condition, statements.ROW if telling else "key")
             ((horizon,),) = await self._link.ask(statements.HORIZON)
-            while rows := await self._link.ask(statement, {"limit": _STEP, "horizon": horizon}, timeout=_TIMEOUT):
+            while rows := await self._link.ask(statement, {"limit": limit, "horizon": horizon}, timeout=_TIMEOUT):
                 total += len(rows)
-                self._announcer.changed([(key, "deleted") for (key,) in rows])
+                self._announcer.changed([(key, "deleted") for key, *_ in rows])
+                if telling:
+                    self._tell_ended(rows, PURGED)
+                    # No more than about two MB travel at once.
+                    limit = min(_STEP, 2 * limit) if 2 * sum(len(row[1]) for row in rows) < _BYTES else _CHANGED
         return total
 
     # Pausing
@@ -357,16 +374,14 @@ class PostgresOperations(Operations):
             parameters: dict[str, Any] = dict(zip(names, columns, strict=True))
             await self._link.ask(statements.ADD_MINUTES, parameters, again=False)
 
-    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+    async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """See ``Operations.minutes``."""
-        wanted = tallies.span(since, until)
-        if not wanted:
-            return []
-        rows = await self._link.ask(statements.MINUTES, {"first": wanted[0], "last": wanted[-1]}, timeout=_TIMEOUT)
-        by_minute: dict[int, list[tuple[str, str, int]]] = {}
-        for minute, task, field, value in rows:
-            by_minute.setdefault(minute, []).append((task, field, value))
-        return [tallies.restore(minute, fields) for minute, fields in by_minute.items()]
+        wanted, found = tallies.span(since, until), tallies.Sums(every)
+        if wanted:
+            span = {"first": wanted[0], "last": wanted[-1], "every": every}
+            for row in await self._link.ask(statements.MINUTES, span, timeout=_TIMEOUT):
+                found.add(*row)
+        return found.minutes()
 
 
 def _walks(which: JobFilter) -> bool:

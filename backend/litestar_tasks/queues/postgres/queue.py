@@ -271,11 +271,16 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
 
     async def status(self, key: str) -> JobStatus | None:
         """See ``TaskQueue.status``. The row decides."""
-        rows = await self._read([key])
-        if not rows:
-            return None
-        _, _, status, *_, scheduled = rows[0]
-        return "scheduled" if status == "queued" and scheduled and scheduled > time.time() else status
+        return (await self.statuses([key])).get(key)
+
+    async def statuses(self, keys: Sequence[str]) -> dict[str, JobStatus]:
+        """See ``TaskQueue.statuses``."""
+        found: dict[str, JobStatus] = {}
+        for start in range(0, len(keys), _PAGE):
+            for key, _, status, *_, scheduled in await self._read(keys[start : start + _PAGE]):
+                later = status == "queued" and scheduled and scheduled > time.time()
+                found[key] = "scheduled" if later else status
+        return found
 
     async def _look(self, key: str) -> Job | None:
         try:

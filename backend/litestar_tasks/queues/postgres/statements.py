@@ -154,10 +154,10 @@ NOTIFY: Final = "SELECT pg_notify(channel, payload) FROM unnest(%s::text[], %s::
 
 STATE: Final = """status, (extract(epoch FROM started) * 1000)::bigint, worker,
     extract(epoch FROM scheduled)::float8"""
-_ROW: Final = f"key, job, {STATE}"
+ROW: Final = f"key, job, {STATE}"
 
 READ: Final = f"""
-SELECT {_ROW} FROM {JOBS} WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[]) AND {_KEPT}
+SELECT {ROW} FROM {JOBS} WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[]) AND {_KEPT}
 """
 
 CANCEL: Final = f"""
@@ -194,14 +194,13 @@ UPDATE litestar_tasks_queues SET pulse = now(),
 WHERE queue = %(queue)s AND (pulse IS NULL OR pulse < now() - %(lease)s / 30 * interval '1 second')
 """
 
+# Of the jobs it knows nothing: a lock on their table, such as of ALTER TABLE, must cost nobody a lease.
 RENEW: Final = f"""
 WITH beat AS ({BEAT}), mine AS (
     UPDATE litestar_tasks_leases SET expires = now() + %(lease)s * interval '1 second'
     WHERE id = %(owner)s RETURNING id
 )
-SELECT (SELECT count(*) FROM mine), job.token, job.abort FROM (VALUES (1)) AS one
-LEFT JOIN {JOBS} AS job ON job.queue = %(queue)s AND job.owner = %(owner)s AND job.abort IS NOT NULL
-    AND job.status = 'active'
+SELECT count(*) FROM mine
 """
 
 ABORTS: Final = f"""
@@ -508,13 +507,13 @@ DELETE FROM {JOBS} WHERE queue = %(queue)s AND key = ANY (%(keys)s::text[]) AND 
 RETURNING key
 """
 
+# With a condition that names one of the two indexes of waiting jobs, and what to answer of each job.
 PURGE: Final = f"""
 DELETE FROM {JOBS} WHERE queue = %(queue)s AND key IN (
     SELECT key FROM {JOBS} WHERE queue = %(queue)s AND status = 'queued' AND {{}} AND position <= %(horizon)s
     LIMIT %(limit)s FOR UPDATE SKIP LOCKED
-) RETURNING key
+) RETURNING {{}}
 """
-"""With a condition that names one of the two indexes of waiting jobs."""
 
 PAUSE: Final = """
 INSERT INTO litestar_tasks_queues (queue, paused, paused_by) VALUES (%(queue)s, now(), %(by)s)
@@ -535,8 +534,8 @@ ON CONFLICT (queue, minute, task, field) DO UPDATE SET value = known.value + exc
 """In the order of the key, so that two workers that add at the same time wait for each other in turn."""
 
 MINUTES: Final = """
-SELECT minute, task, field, value FROM litestar_tasks_minutes
-WHERE queue = %(queue)s AND minute BETWEEN %(first)s AND %(last)s ORDER BY minute
+SELECT minute / %(every)s * %(every)s AS start, task, field, sum(value)::bigint FROM litestar_tasks_minutes
+WHERE queue = %(queue)s AND minute BETWEEN %(first)s AND %(last)s GROUP BY start, task, field
 """
 
 WRITE_WORKER: Final = """

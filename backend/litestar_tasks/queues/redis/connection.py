@@ -147,16 +147,18 @@ class Link:
     """One connection, on which commands are written as they come, and answered in the order they were written.
 
     Each command has a deadline. It is leaner than a client: no pool, no repetition, one write for each command. What
-    fails for one command fails for those behind it too: without its answer theirs can't be told apart.
+    fails for one command fails for those behind it too: without its answer theirs can't be told apart. Who is cancelled
+    while the server works leaves the answer to be read, and costs the others nothing.
     """
 
-    __slots__ = ("_connection", "_epoch", "_last", "_writing")
+    __slots__ = ("_connection", "_discards", "_epoch", "_last", "_writing")
 
     def __init__(self, connection: AbstractConnection) -> None:
         self._connection: Any = connection  # redis-py leaves parts of it without types
         self._writing = asyncio.Lock()
         self._last: asyncio.Future[None] | None = None
         self._epoch = 0
+        self._discards: set[asyncio.Task[None]] = set()
 
     @property
     def connected(self) -> bool:
@@ -201,49 +203,90 @@ class Link:
         self, commands: Sequence[Sequence[bytes | str | float]], timeout: float, last: float | None = None
     ) -> Any:
         connection = self._connection
-        sent = False
-        read: asyncio.Future[None] | None = None
+        written = False
+        epoch = -1  # no connection has been used yet
+        before = read = None
+        answers: list[Any] = []
+        limit = asyncio.timeout(timeout)
         try:
-            async with asyncio.timeout(timeout) as limit:
+            async with limit:
                 async with self._writing:
                     if self._died():
                         await self._drop()
+                    epoch = self._epoch
                     if not connection.is_connected:
                         await connection.connect()
-                    epoch = self._epoch
                     before, self._last = self._last, (read := asyncio.get_running_loop().create_future())
-                    sent = True
                     await connection.send_packed_command(b"".join(map(_pack, commands)), check_health=False)
+                    written = True
                 if before is not None and not before.done():
-                    await before  # which is waited for here alone
+                    await asyncio.shield(before)  # who is cancelled must not cancel it
                 if epoch != self._epoch:
                     raise RedisConnectionError("the connection was given up while a command was under way")
                 if last is None:
-                    return await connection.read_response()
-                answers = [await self._answer() for _ in commands[1:]]
+                    return await connection.read_response(disconnect_on_error=False)
+                while len(answers) < len(commands) - 1:
+                    answers.append(await self._answer())
                 limit.reschedule(asyncio.get_running_loop().time() + last)
                 return [*answers, await self._answer()]
         except ResponseError:
             raise
         except TimeoutError:
-            await self._drop()
-            raise _marked(RedisTimeoutError(f"no answer within {timeout:g} s"), sent) from None
+            await self._give_up(epoch)
+            raise _marked(RedisTimeoutError(f"no answer within {timeout:g} s"), read is not None) from None
         except RedisError as error:
-            await self._drop()
+            await self._give_up(epoch)
             # While connecting, redis-py hides what the server said behind an error of its own.
             told = error.__cause__ if isinstance(error.__cause__, RedisError) else error
             refused = isinstance(told, MisdirectedError) and last is None
-            raise _marked(told, sent and not refused) from None
+            raise _marked(told, read is not None and not refused) from None
         except OSError as error:
-            await self._drop()
-            raise _marked(RedisConnectionError(str(error)), sent) from error
+            await self._give_up(epoch)
+            raise _marked(RedisConnectionError(str(error)), read is not None) from error
+        except asyncio.CancelledError:
+            if written and read is not None and epoch == self._epoch:
+                # The answer is still to come, and would be taken for the next command's. Others may be under way, and
+                # are not to suffer for it.
+                self._discard(before, read, len(commands) - len(answers), epoch, limit.when())
+                read = None
+            else:
+                await self._give_up(epoch)
+            raise
         except BaseException:
-            # Also when cancelled: the answer is still to come, and would be taken for the next command's.
-            await self._drop()
+            await self._give_up(epoch)
             raise
         finally:
             if read is not None and not read.done():  # else whoever waited for it was cancelled
                 read.set_result(None)
+
+    def _discard(
+        self,
+        before: asyncio.Future[None] | None,
+        read: asyncio.Future[None],
+        count: int,
+        epoch: int,
+        deadline: float | None,
+    ) -> None:
+        """Read so many answers that nobody waits for any more."""
+
+        async def discard() -> None:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    if before is not None and not before.done():
+                        await before  # which is waited for here alone
+                    for _ in range(count):
+                        if epoch != self._epoch:
+                            return
+                        await self._answer()
+            except (RedisError, OSError):  # of which TimeoutError is one
+                await self._give_up(epoch)
+            finally:
+                if not read.done():
+                    read.set_result(None)
+
+        task = asyncio.get_running_loop().create_task(discard(), name="discard")
+        self._discards.add(task)
+        task.add_done_callback(self._discards.discard)
 
     def _died(self) -> bool:
         """Whether the server has closed the connection while nothing was under way: what is sent now would be lost."""
@@ -252,9 +295,14 @@ class Link:
 
     async def _answer(self) -> Any:
         try:
-            return await self._connection.read_response()
+            return await self._connection.read_response(disconnect_on_error=False)
         except ResponseError as error:
             return error
+
+    async def _give_up(self, epoch: int) -> None:
+        """Drop the connection of that epoch, unless another command has done so: by now there may be a new one."""
+        if epoch == self._epoch:
+            await self._drop()
 
     async def _drop(self) -> None:
         self._epoch += 1

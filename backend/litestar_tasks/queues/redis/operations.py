@@ -7,6 +7,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
@@ -17,8 +18,9 @@ from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.history import begin_anew
 from litestar_tasks.queues.operations import (
-    BY_OPERATOR,
+    ABORTED_WITH_OTHERS,
     ENDED,
+    PURGED,
     STATES,
     BulkAction,
     BulkStep,
@@ -36,8 +38,7 @@ from litestar_tasks.queues.redis.producer import terms_of
 from litestar_tasks.queues.redis.retrying import RetryingLink
 
 if TYPE_CHECKING:
-    from saq.queue.base import Queue
-
+    from litestar_tasks.queues.base import TaskQueue
     from litestar_tasks.queues.redis.connection import Endpoint
     from litestar_tasks.queues.redis.layout import Layout
     from litestar_tasks.queues.retention import Limits
@@ -55,12 +56,15 @@ _TALLY: Final = Script("tally")
 
 _READ: Final = 500
 """Records that are read for one page at the most, however few of them match."""
+_ENDED_AT_ONCE: Final = 1
+"""What ``abort`` answers for a job that waited."""
 _CHANGED: Final = 50
 """Records that one call writes anew at the most: their digests are made while the server answers nobody else."""
-_READ_AT_ONCE: Final = 15
-"""Minutes that one call reads at the most."""
+_ENOUGH: Final = 8_000
+"""Counters of minutes that one call reads, roughly; it takes the server a few ms."""
 _ROUNDS: Final = 100
 _TALLIED: Final = 1_000
+_counters: Final = msgspec.msgpack.Decoder(dict[str, int])
 
 
 class RedisOperations(Operations):
@@ -74,7 +78,7 @@ class RedisOperations(Operations):
         limits: What is kept of jobs that have ended.
     """
 
-    def __init__(self, queue: Queue, label: str, endpoint: Endpoint, layout: Layout, limits: Limits) -> None:
+    def __init__(self, queue: TaskQueue, label: str, endpoint: Endpoint, layout: Layout, limits: Limits) -> None:
         self._queue = queue
         self._layout = layout
         self._limits = limits
@@ -136,8 +140,11 @@ class RedisOperations(Operations):
         pairs = [value for one, _ in found for value in (one.job_id, one.state)]
         if action == "delete":
             return sum(await self._link.run(_DELETE, which.state, *pairs))
-        reason = records.to_json(BY_OPERATOR)
+        reason = records.to_json(ABORTED_WITH_OTHERS)
         answer = await self._link.run(_ABORT, reason, self._limits.failed_ttl, self._limits.others, *pairs)
+        if self._queue.listeners:
+            waited = (job for (_, job), how in zip(found, answer, strict=True) if how == _ENDED_AT_ONCE)
+            self._queue.tell_ended(waited, ABORTED_WITH_OTHERS)
         return sum(map(bool, answer))
 
     async def rerun(self, key: str) -> bool:
@@ -179,12 +186,23 @@ class RedisOperations(Operations):
         # Beside the jobs, lists hold ids of those that were aborted; and while jobs come, there is no end to wait for.
         enough = 4 * waiting + 100 * LIMIT
         total = seen = 0
+        telling = bool(self._queue.listeners)
+        limit = _CHANGED if telling else LIMIT
         while seen < enough:
-            removed, looked = await self._link.run(_PURGE, LIMIT)
+            removed, looked, documents = await self._link.run(_PURGE, limit, "1" if telling else "")
             total, seen = total + removed, seen + looked
             if not looked:
                 break
+            if telling:
+                self._queue.tell_ended(self._readable(documents), PURGED)
+                # No more than about two MB travel at once.
+                limit = min(LIMIT, 2 * limit) if 2 * sum(map(len, filter(None, documents))) < BYTES else _CHANGED
         return total
+
+    def _readable(self, documents: Sequence[bytes | None]) -> Iterator[Job]:
+        for document in filter(None, documents):
+            with suppress(records.UndecodableError):
+                yield records.restore(Job, self._queue, document)
 
     # Pausing
 
@@ -215,28 +233,19 @@ class RedisOperations(Operations):
         for start in range(0, len(triples), _TALLIED):
             await self._link.run(_TALLY, *(value for triple in triples[start : start + _TALLIED] for value in triple))
 
-    async def minutes(self, since: datetime, until: datetime) -> list[Minute]:
+    async def minutes(self, since: datetime, until: datetime, *, every: int = 1) -> list[Minute]:
         """See ``Operations.minutes``."""
-        wanted = list(tallies.span(since, until))
-        found: list[Minute] = []
-        for start in range(0, len(wanted), _READ_AT_ONCE):
-            part = wanted[start : start + _READ_AT_ONCE]
-            for minute, packed in zip(
-                part, await self._link.run(_MINUTES, part[0], len(part), again=True), strict=True
-            ):
-                # An empty one is packed as an empty map; Lua's tables are both.
-                if fields := msgspec.msgpack.decode(packed):
-                    found.append(tallies.restore(minute, _fields(fields)))
-        return found
+        wanted, found = tallies.span(since, until), tallies.Sums(every)
+        following = wanted.start
+        while following in wanted:
+            following, *spans = await self._link.run(_MINUTES, following, wanted[-1], every, _ENOUGH, again=True)
+            for start, packed in zip(spans[::2], spans[1::2], strict=True):
+                for name, number in _counters.decode(packed).items():
+                    task, _, field = name.rpartition(":")  # a task's name may hold a colon
+                    found.add(start, task, field, number)
+        return found.minutes()
 
 
 def _shape(which: JobFilter) -> tuple[type, ...]:
     """What a place in a listing is made of."""
     return (str, int, str, int) if which.state == "queued" else (str, str)
-
-
-def _fields(answer: Sequence[str]) -> Iterator[tuple[str, str, int]]:
-    """Task, field and number out of a minute's hash. A task's name may hold a colon."""
-    for name, number in zip(answer[::2], answer[1::2], strict=True):
-        task, _, field = name.rpartition(":")
-        yield task, field, int(number)

@@ -1,6 +1,7 @@
 -- Forget some of the jobs that wait, with their records: first those that are queued, from the head of their lanes.
 --
--- ARGV: prefix, limit. Answer: how many were forgotten, and how many entries were looked at; 0 at the end.
+-- ARGV: prefix, limit, whether to answer with records ('1' or '').
+-- Answer: how many were forgotten, how many entries were looked at, 0 at the end, and the records.
 
 local limit = tonumber(ARGV[2])
 if not limit or limit < 1 or limit > LIMIT then return reject('purge: wrong arguments') end
@@ -27,7 +28,9 @@ if looked == 0 then
   ids = call('ZRANGEBYSCORE', incomplete, 0, '+inf', 'LIMIT', 0, limit)
   looked = #ids
 end
+local documents = {}
 if #ids > 0 then
+  if ARGV[3] == '1' then documents = call('MGET', unpack(ids)) end
   call('ZREM', incomplete, unpack(ids))
   call('UNLINK', unpack(ids))
   leave_retrying(ids)
@@ -35,4 +38,4 @@ if #ids > 0 then
   unbind(ids)
   for k = 1, #ids do call('PUBLISH', ids[k], 'aborted') end
 end
-return {#ids, looked}
+return {#ids, looked, documents}

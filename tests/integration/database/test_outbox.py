@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-import os
 import signal
 import sqlite3
 import subprocess
 import sys
-import warnings
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +15,6 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
-from advanced_alchemy.extensions.litestar import EngineConfig, SQLAlchemyAsyncConfig, SQLAlchemyPlugin
 from httpx import ASGITransport, AsyncClient
 from litestar import Litestar, post
 from litestar.di import NamedDependency
@@ -47,9 +43,9 @@ from litestar_tasks.outbox.models import outbox_table
 from litestar_tasks.outbox.outbox import Outbox
 from litestar_tasks.queues.postgres.migrations import migrate
 from tests.integration.conftest import eventually
-from tests.servers import PostgresServer, RedisServer, postgres_binaries
+from tests.integration.database.conftest import DRIVERS, DatabaseApp, Start, as_sqlalchemy, make_app, serving
+from tests.servers import PostgresServer, RedisServer
 
-DRIVERS = ("aiosqlite", "asyncpg", "psycopg")
 TABLE = "litestar_tasks_outbox"
 
 registry = Registry("test", allow_local=True)
@@ -79,53 +75,8 @@ async def follow_up(*, n: int, fail: bool = False, db_session: AsyncSession = IN
     return child.id
 
 
-@pytest.fixture(autouse=True)
-def _connections_that_were_given_up() -> Iterator[None]:
-    """SQLAlchemy leaves a connection whose making was cancelled to the garbage collector, and psycopg warns of it."""
-    yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
-
-
-@pytest.fixture(scope="module")
-def postgres() -> Iterator[PostgresServer]:
-    if postgres_binaries() is None:
-        if os.environ.get("CI"):
-            pytest.fail("Postgres is not installed")
-        pytest.skip("Postgres is not installed on this machine")
-    server = PostgresServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(scope="module")
-def redis_server() -> Iterator[RedisServer]:
-    server = RedisServer()
-    yield server
-    server.close()
-
-
-@pytest.fixture(params=DRIVERS)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """A database of its own, for each driver."""
-    if request.param == "aiosqlite":
-        return f"sqlite+aiosqlite:///{tmp_path / 'app.sqlite3'}"
-    server: PostgresServer = request.getfixturevalue("postgres")
-    return as_sqlalchemy(server.create_database(), request.param)
-
-
-def as_sqlalchemy(url: str, driver: str) -> str:
-    return url.replace("postgresql://", f"postgresql+{driver}://")
-
-
-class App:
+class App(DatabaseApp):
     """One process's app, and what its outbox holds."""
-
-    def __init__(self, config: SQLAlchemyAsyncConfig, plugin: TasksPlugin, app: Litestar) -> None:
-        self.config = config
-        self.plugin = plugin
-        self.app = app
 
     @property
     def outbox(self) -> Outbox:
@@ -133,11 +84,6 @@ class App:
 
     def session(self) -> AbstractAsyncContextManager[AsyncSession]:
         return self.config.get_session()
-
-    async def sql(self, statement: str, **parameters: Any) -> list[Any]:
-        async with self.config.get_engine().begin() as connection:
-            result = await connection.execute(text(statement), parameters)
-            return list(result) if result.returns_rows else []
 
     async def rows(self) -> int:
         return int((await self.sql(f"SELECT count(*) FROM {TABLE}"))[0][0])
@@ -163,37 +109,20 @@ async def has_run(*numbers: int) -> bool:
     return ran == list(numbers)
 
 
-Start = Callable[..., AbstractAsyncContextManager[App]]
-
-
 def make(url: str, broker: str, **options: Any) -> App:
     settings = OutboxConfig(**options.pop("outbox", {}))
-    config = SQLAlchemyAsyncConfig(
-        connection_string=url,
-        bind_key="outbox-tests",  # away from the reference app's models
-        create_all=options.pop("create_all", True),
-        engine_config=EngineConfig() if ":memory:" in url else EngineConfig(pool_size=5),
-    )
-    options = {"registry": registry, "in_process_worker": True, "dashboard": None, **options}
-    routes = options.pop("routes", [])
-    plugin = TasksPlugin(TasksConfig(broker_url=broker, outbox=settings, **options))
-    app = Litestar(routes, plugins=[plugin, SQLAlchemyPlugin(config)], logging_config=None)
-    return App(config, plugin, app)
+    return make_app(App, url, broker, bind_key="outbox-tests", **{"registry": registry, "outbox": settings, **options})
 
 
 @asynccontextmanager
 async def running(url: str, broker: str, **options: Any) -> AsyncIterator[App]:
-    one = make(url, broker, **options)
-    try:
-        async with one.app.lifespan():
-            await one.sql("CREATE TABLE IF NOT EXISTS attempts (n integer)")
-            yield one
-    finally:
-        await one.config.get_engine().dispose()  # Advanced Alchemy forgets it, from a process's second app on
+    async with serving(make(url, broker, **options)) as one:
+        await one.sql("CREATE TABLE IF NOT EXISTS attempts (n integer)")
+        yield one
 
 
 @pytest.fixture
-def start(url: str, redis_server: RedisServer) -> Start:
+def start(url: str, redis_server: RedisServer) -> Start[App]:
     """Starts an app with an outbox and a worker of its own, on an empty broker."""
     redis_server.client.flushall()
     ran.clear()
@@ -203,7 +132,7 @@ def start(url: str, redis_server: RedisServer) -> Start:
 # Transactions decide
 
 
-async def test_a_job_exists_once_its_transaction_has_committed_and_never_without(start: Start) -> None:
+async def test_a_job_exists_once_its_transaction_has_committed_and_never_without(start: Start[App]) -> None:
     async with start() as app:
         async with app.session() as session:
             job = await note.using(session=session).enqueue(n=1)
@@ -225,7 +154,7 @@ async def test_a_job_exists_once_its_transaction_has_committed_and_never_without
         assert not await known(forgotten)
 
 
-async def test_a_savepoint_takes_its_own_jobs_with_it(start: Start) -> None:
+async def test_a_savepoint_takes_its_own_jobs_with_it(start: Start[App]) -> None:
     async with start() as app, app.session() as session:
         first = await note.using(session=session).enqueue(n=1)
         async with session.begin_nested() as savepoint:
@@ -239,7 +168,7 @@ async def test_a_savepoint_takes_its_own_jobs_with_it(start: Start) -> None:
         assert ran == [1, 3]
 
 
-async def test_by_name_bound_and_in_bulk_calls_are_part_of_a_transaction(start: Start) -> None:
+async def test_by_name_bound_and_in_bulk_calls_are_part_of_a_transaction(start: Start[App]) -> None:
     async with start() as app:
         async with app.session() as session:
             named = await registry.get_task("note").using(session=session).enqueue(n=1)
@@ -255,7 +184,7 @@ async def test_by_name_bound_and_in_bulk_calls_are_part_of_a_transaction(start: 
         assert [await known(job) for job in (named, bound, *many)] == [False, False, False, False, True]
 
 
-async def test_what_follows_a_call_is_part_of_its_row(start: Start) -> None:
+async def test_what_follows_a_call_is_part_of_its_row(start: Start[App]) -> None:
     async with start() as app:
         async with app.session() as session:
             job = await note.using(session=session, on_success=note_elsewhere.bind(n=2)).enqueue(n=1)
@@ -269,7 +198,7 @@ async def test_what_follows_a_call_is_part_of_its_row(start: Start) -> None:
         assert not await known(job)
 
 
-async def test_rows_of_one_transaction_keep_their_order_within_queue_and_priority(start: Start) -> None:
+async def test_rows_of_one_transaction_keep_their_order_within_queue_and_priority(start: Start[App]) -> None:
     async with start(in_process_worker=False) as app, app.session() as session:
         await enqueue_many([note.bind(n=n).using(session=session) for n in range(450)])
         await note.using(session=session, priority=-1).enqueue(n=450)
@@ -284,7 +213,7 @@ async def test_rows_of_one_transaction_keep_their_order_within_queue_and_priorit
             assert claimed == expected
 
 
-async def test_delays_count_from_the_enqueue_and_hooks_see_the_call_there(start: Start) -> None:
+async def test_delays_count_from_the_enqueue_and_hooks_see_the_call_there(start: Start[App]) -> None:
     async with start(in_process_worker=False) as app, app.session() as session:
         correlation_id.set("request-7")
         before = datetime.now(UTC)
@@ -300,7 +229,7 @@ async def test_delays_count_from_the_enqueue_and_hooks_see_the_call_there(start:
         assert await delayed.status() == "scheduled"
 
 
-async def test_a_key_that_is_taken_when_the_row_is_delivered_makes_no_second_job(start: Start) -> None:
+async def test_a_key_that_is_taken_when_the_row_is_delivered_makes_no_second_job(start: Start[App]) -> None:
     async with start(in_process_worker=False) as app, app.session() as session:
         await note.using(key="k").enqueue(n=1)
         second = await note.using(key="k", session=session).enqueue(n=2)
@@ -314,7 +243,7 @@ async def _none_waiting(app: App) -> bool:
     return await app.waiting() == 0
 
 
-async def test_a_transaction_pays_one_insert_for_each_call_and_nothing_after_the_commit(start: Start) -> None:
+async def test_a_transaction_pays_one_insert_for_each_call_and_nothing_after_the_commit(start: Start[App]) -> None:
     async with start(in_process_worker=False) as app, app.session() as session:
         said: list[str] = []
         await session.connection()
@@ -335,7 +264,7 @@ async def test_a_transaction_pays_one_insert_for_each_call_and_nothing_after_the
         assert len(said) == 1
 
 
-async def test_rows_leave_the_outbox_when_their_jobs_are_safe(start: Start, redis_server: RedisServer) -> None:
+async def test_rows_leave_the_outbox_when_their_jobs_are_safe(start: Start[App], redis_server: RedisServer) -> None:
     async with start() as app:
         async with app.session() as session:
             job = await note.using(session=session).enqueue(n=1)
@@ -355,7 +284,7 @@ async def _is_empty(app: App) -> bool:
 # In requests and in tasks
 
 
-async def test_in_requests_the_session_that_is_open_can_be_the_default(start: Start) -> None:
+async def test_in_requests_the_session_that_is_open_can_be_the_default(start: Start[App]) -> None:
     jobs: dict[str, str] = {}
 
     @post("/{how:str}")
@@ -396,7 +325,7 @@ async def _all_known(jobs: dict[str, str]) -> bool:
     return all([await known(registry.job(id)) for id in jobs.values()])
 
 
-async def test_what_a_task_enqueues_by_its_session_appears_only_if_it_succeeds(start: Start) -> None:
+async def test_what_a_task_enqueues_by_its_session_appears_only_if_it_succeeds(start: Start[App]) -> None:
     """Attempts 1 and 2 of two jobs fail after they have enqueued; the last one of one of them succeeds."""
     async with start() as app:
         fails = await follow_up.enqueue(n=100, fail=True)
@@ -413,7 +342,7 @@ async def test_what_a_task_enqueues_by_its_session_appears_only_if_it_succeeds(s
 
 COMMIT_AND_DIE = """
 import asyncio, os, signal, sys
-from tests.integration.test_outbox import make, note
+from tests.integration.database.test_outbox import make, note
 
 async def main(url: str, broker: str) -> None:
     one = make(url, broker)
@@ -428,7 +357,7 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 async def test_what_a_process_committed_that_died_is_delivered_by_a_worker(
-    start: Start, url: str, redis_server: RedisServer
+    start: Start[App], url: str, redis_server: RedisServer
 ) -> None:
     async with start() as app:
         done = await asyncio.to_thread(
@@ -437,7 +366,7 @@ async def test_what_a_process_committed_that_died_is_delivered_by_a_worker(
             capture_output=True,
             text=True,
             check=False,
-            cwd=Path(__file__).parents[2],
+            cwd=Path(__file__).parents[3],
         )
         assert done.returncode == -signal.SIGKILL, done.stderr
         assert await app.result(registry.job(done.stdout.strip())) == 7
@@ -482,7 +411,7 @@ async def test_what_a_broker_forgets_that_it_had_just_got_is_delivered_again(
         server.close()
 
 
-async def test_a_row_whose_delivery_was_not_noted_becomes_no_second_job(start: Start) -> None:
+async def test_a_row_whose_delivery_was_not_noted_becomes_no_second_job(start: Start[App]) -> None:
     """As after the end of a relay between the two, and as with two relays where rows cannot be locked."""
     ran.clear()
     async with start() as app:
@@ -497,7 +426,7 @@ async def test_a_row_whose_delivery_was_not_noted_becomes_no_second_job(start: S
         assert ran == [1]
 
 
-async def test_several_relays_do_not_disturb_each_other(start: Start) -> None:
+async def test_several_relays_do_not_disturb_each_other(start: Start[App]) -> None:
     async with start() as app, start(), start():
         jobs: list[JobHandle[int]] = []
         for number in range(0, 60, 3):
@@ -510,7 +439,7 @@ async def test_several_relays_do_not_disturb_each_other(start: Start) -> None:
 
 
 @pytest.mark.parametrize("url", DRIVERS[1:], indirect=True)
-async def test_a_transaction_that_another_relay_has_is_left_to_it(start: Start) -> None:
+async def test_a_transaction_that_another_relay_has_is_left_to_it(start: Start[App]) -> None:
     async with start(in_process_worker=False) as app:
         names = [queue.name for queue in app.plugin.get_queues().queues.values()]
         async with app.session() as session:
@@ -528,7 +457,7 @@ async def test_a_transaction_that_another_relay_has_is_left_to_it(start: Start) 
 
 @pytest.mark.parametrize("url", DRIVERS[1:], indirect=True)
 async def test_a_relay_that_stands_still_gives_its_transactions_up(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start[App], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(rows, "_GIVE_UP", text("SET LOCAL idle_in_transaction_session_timeout = 300"))
     async with start(in_process_worker=False) as app:
@@ -556,7 +485,7 @@ async def _flushed(app: App, job: JobHandle[Any]) -> bool:
 
 
 async def test_a_relay_that_was_frozen_reads_anew_what_it_had_read(
-    start: Start, monkeypatch: pytest.MonkeyPatch
+    start: Start[App], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with start(in_process_worker=False) as app, app.session() as session:
         monkeypatch.setattr(relay, "_FRESH", -1.0)
@@ -573,7 +502,7 @@ async def test_a_relay_that_was_frozen_reads_anew_what_it_had_read(
 
 
 async def test_rows_older_than_the_brokers_memory_of_them_are_parked_and_said(
-    start: Start, caplog: pytest.LogCaptureFixture
+    start: Start[App], caplog: pytest.LogCaptureFixture
 ) -> None:
     async with start() as app:
         async with app.session() as session:
@@ -600,7 +529,7 @@ async def _parked(app: App, count: int) -> bool:
     return (await app.outbox.counts()).parked == count
 
 
-async def test_rows_that_cannot_be_read_are_parked_and_hold_nobody_up(start: Start) -> None:
+async def test_rows_that_cannot_be_read_are_parked_and_hold_nobody_up(start: Start[App]) -> None:
     async with start() as app:
         async with app.session() as session:
             jobs = await enqueue_many([note.bind(n=n).using(session=session) for n in range(3)])
@@ -612,7 +541,7 @@ async def test_rows_that_cannot_be_read_are_parked_and_hold_nobody_up(start: Sta
         assert row.reason.startswith("unreadable: ")
 
 
-async def test_rows_of_other_apps_are_left_alone_and_counted(start: Start) -> None:
+async def test_rows_of_other_apps_are_left_alone_and_counted(start: Start[App]) -> None:
     async with start() as app:
         async with app.session() as session:
             await note.using(session=session).enqueue(n=1)
@@ -622,7 +551,7 @@ async def test_rows_of_other_apps_are_left_alone_and_counted(start: Start) -> No
         assert (await app.outbox.counts()).foreign == 1
 
 
-async def test_a_drain_delivers_first_what_is_committed(start: Start) -> None:
+async def test_a_drain_delivers_first_what_is_committed(start: Start[App]) -> None:
     async with start(in_process_worker=False) as app, app.session() as session:
         app.outbox._relay.tell = lambda _: None  # type: ignore[method-assign, union-attr]  # as if the process had died
         await enqueue_many([note.bind(n=n).using(session=session) for n in range(450)])
@@ -762,7 +691,7 @@ async def test_a_database_that_is_away_at_start_up_is_waited_for(
             postgres.start()
 
 
-async def test_a_session_of_another_database_is_refused_with_both(start: Start, tmp_path: Path) -> None:
+async def test_a_session_of_another_database_is_refused_with_both(start: Start[App], tmp_path: Path) -> None:
     engine = create_async_engine(f"sqlite+aiosqlite:///{tmp_path / 'other.sqlite3'}")
     async with start() as app:
         async with AsyncSession(engine) as session:
@@ -776,7 +705,7 @@ async def test_a_session_of_another_database_is_refused_with_both(start: Start, 
     await engine.dispose()
 
 
-async def test_a_session_is_refused_where_it_cannot_be_used(start: Start) -> None:
+async def test_a_session_is_refused_where_it_cannot_be_used(start: Start[App]) -> None:
     async with start() as app, app.session() as session:
         with pytest.raises(ConfigurationError, match="a session cannot be used from a thread"):
             await asyncio.to_thread(note.using(session=session).bind(n=1).enqueue_sync)
@@ -833,7 +762,7 @@ def test_names_that_cannot_be_are_refused() -> None:
         outbox_table(metadata, "taken")
 
 
-async def test_the_table_has_the_name_that_is_asked_for(start: Start) -> None:
+async def test_the_table_has_the_name_that_is_asked_for(start: Start[App]) -> None:
     async with start(outbox={"table": "sent_soon"}) as app, app.session() as session:
         job = await note.using(session=session).enqueue(n=1)
         assert (await session.execute(text("SELECT task FROM sent_soon"))).scalar_one() == "note"
