@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 __all__ = (
     "BOUNDS",
-    "BY_OPERATOR",
     "ENDED",
     "PURGED",
     "STATES",
