@@ -260,8 +260,8 @@ async def fill_history(engine: AsyncEngine, tables: tuple[Table, Table], *queues
 
 def earlier(one: dict[str, Any], weeks: int) -> dict[str, Any]:
     moments = ("enqueued", "changed", "started", "ended")
-    past = {name: one[name] - weeks * 7 * DAY * 1000 for name in moments if one[name]}
-    log = json.loads(one["log"] or "[]")
+    past = {name: one[name] - weeks * 7 * DAY * 1000 for name in moments if one.get(name)}
+    log = json.loads(one.get("log") or "[]")
     for attempt in log:
         attempt |= {name: attempt[name] - weeks * 7 * DAY * 1000 for name in ("started", "completed") if attempt[name]}
     again = one["id"].endswith("weekly-report-2026-W47")
