@@ -152,7 +152,7 @@ async def test_a_schedule_goes_on_though_a_worker_was_killed_with_its_last_firin
 @pytest.mark.timeout(280)
 async def test_sixty_slots_of_a_second_are_sixty_jobs_though_workers_are_killed_as_they_fire(field: Field) -> None:
     """Three workers fire one schedule; at every tenth slot or so one of them is killed in the midst of it."""
-    first = int(time.time()) + 8
+    first = int(time.time()) + 20  # a busy machine takes its time until three workers are up
     expected = {f"slot@{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(first + number))}" for number in range(60)}
     for _ in range(3):
         field.start_worker(SLOTS_FROM=str(first))
@@ -161,7 +161,11 @@ async def test_sixty_slots_of_a_second_are_sixty_jobs_though_workers_are_killed_
         await asyncio.sleep(max(0.0, moment - time.time()))
         field.kill(field.living[0])
         field.start_worker(SLOTS_FROM=str(first))
-    await field.until(lambda: field.starts().keys() >= expected, seconds=150, what="sixty jobs")
+    deadline = time.time() + 120
+    await field.until(
+        lambda: field.starts().keys() >= expected or time.time() > deadline, seconds=150, what="sixty jobs"
+    )
+    assert not expected - field.starts().keys()
     await asyncio.sleep(max(0.0, first + 62 - time.time()))  # so that a slot too many would have come
     field.accepted.update(expected)
     await field.until_all_ended(sorted(expected))
