@@ -87,8 +87,7 @@ test: $(STAMP) ## run the tests; ARGS goes to pytest
 # newest redis-py and all servers; the queue on Redis is tested here with the older one, on the machine's own server
 # only, and the other interpreters run what needs no server.
 MATRIX := tests/unit tests/conformance
-MATRIX_REDIS := $(addprefix tests/conformance/test_,claiming.py ending.py enqueueing.py following.py recovery.py) \
-  $(addprefix tests/integration/test_redis_,queue.py outages.py)
+MATRIX_REDIS := tests/conformance/test_claiming.py tests/conformance/test_ending.py tests/integration/test_redis_queue.py
 ONE_SERVER := not [redis-6.2 and not [redis-cluster and not [valkey and not [postgres
 VERSIONS ?= 3.11 3.12 3.13
 PYENV_ROOT ?= $(HOME)/.pyenv
