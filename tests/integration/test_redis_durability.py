@@ -386,7 +386,7 @@ async def test_a_server_that_flushes_each_second_is_said_to_need_a_longer_timeou
     server = start("valkey", "--appendonly", "yes")
     await make_queue(server.url, durability="disk", enqueue_deadline=5).connect()
     assert not caplog.records
-    await make_queue(server.url, durability="disk").connect()
+    await make_queue(server.url, durability="disk", enqueue_deadline=2.0).connect()
     assert "has appendfsync 'everysec'" in caplog.text
     assert "timeout of 2 s: set appendfsync 'always' there, or enqueue_timeout=5" in caplog.text
 
