@@ -6,6 +6,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from datetime import timedelta
@@ -291,6 +292,24 @@ class TestFailing:
             monkeypatch.setattr(execution, "UNKNOWN_TASK_GRACE", 0.0)
             with pytest.raises(JobFailedError, match="unknown_task"):
                 await registry.job(job.id).result(timeout=5)
+
+    async def test_many_jobs_of_an_unknown_task_are_one_warning_a_minute(
+        self, registry: Registry, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(execution, "_UNKNOWN_TASK_DELAY", 0.05)
+        tries: Counter[str] = Counter()
+        judge = execution.Execution._unknown_task
+
+        def count(self: execution.Execution, job: ClaimedJob) -> execution.Outcome:
+            tries[job.key] += 1
+            return judge(self, job)
+
+        monkeypatch.setattr(execution.Execution, "_unknown_task", count)
+        async with running(registry) as plugin:
+            for _ in range(5):
+                await plugin.get_queue("default").enqueue(Job(function="of_a_newer_release"))
+            await until(lambda: len(tries) == 5 and min(tries.values()) > 1)
+        assert caplog.text.count("no task 'of_a_newer_release' is registered here") == 1
 
     async def test_a_payload_that_does_not_fit_any_more_fails_with_the_reason(self, registry: Registry) -> None:
         @registry.task

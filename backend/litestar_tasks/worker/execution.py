@@ -41,6 +41,8 @@ UNKNOWN_TASK_GRACE: Final = 300.0
 """Seconds for which a job of a task that this worker does not know is put back: during a deploy it is a newer
 release's, whose workers are on their way."""
 _UNKNOWN_TASK_DELAY: Final = 5.0
+_SAID_EVERY: Final = 60.0
+"""Seconds between two warnings of one unknown task, of which thousands of jobs may wait."""
 _ERROR: Final = 20_000
 """Characters of a traceback that are kept."""
 _LINE: Final = 500
@@ -93,6 +95,8 @@ class Execution:
         self._processes = processes
         self._deadlines = Deadlines()
         self._process = os.getpid()
+        self._said: dict[str, float] = {}
+        """When it was last warned of an unknown task, by its name."""
         self.in_thread: set[int] = set()
         """Tokens of the jobs whose function is running in a thread, which nothing can stop."""
 
@@ -111,7 +115,7 @@ class Execution:
             return expired
         task = self._registry.find_task(job.function)
         if task is None:
-            return _unknown_task(job)
+            return self._unknown_task(job)
         # For this attempt alone: it has an asyncio task, and so a context, of its own.
         correlation_id.set(job.meta.get(CORRELATION) if job.meta else None)
         try:
@@ -147,6 +151,27 @@ class Execution:
             return Outcome(Settlement.COMPLETE, result=task.result.encode(value))
         except Exception as error:  # a result's own classes may run code, which may raise anything
             return _unstorable(task, job, error)
+
+    def _unknown_task(self, job: ClaimedJob) -> Outcome:
+        if time.time() - job.queued / 1000 >= UNKNOWN_TASK_GRACE:
+            self._said.pop(job.function, None)
+            return Outcome(
+                Settlement.QUARANTINED,
+                error=f"unknown_task: no worker knew a task {job.function!r} for {UNKNOWN_TASK_GRACE:g} s; "
+                "was it renamed or removed?",
+            )
+        now = time.monotonic()
+        if now - self._said.get(job.function, -_SAID_EVERY) >= _SAID_EVERY:
+            self._said[job.function] = now
+            logger.warning(
+                "no task %r is registered here; its jobs are put back for %g s, until they are %g s old, as a newer "
+                "release may know it (job %s)",
+                job.function,
+                _UNKNOWN_TASK_DELAY,
+                UNKNOWN_TASK_GRACE,
+                job.id,
+            )
+        return Outcome(Settlement.SNOOZE, delay=_UNKNOWN_TASK_DELAY)
 
     async def _supplied(self, task: AnyTask, job: ClaimedJob, args: list[Any], kwargs: dict[str, Any]) -> Any:
         if not self._dependencies.needs(task):
@@ -368,25 +393,6 @@ def _line(error: Exception) -> str:
 
 def _because(reason: str) -> str:
     return f": {masked_start(reason, _LINE)}" if reason else ""
-
-
-def _unknown_task(job: ClaimedJob) -> Outcome:
-    age = time.time() - job.queued / 1000
-    if age < UNKNOWN_TASK_GRACE:
-        logger.warning(
-            "no task %r is registered here; put back for %g s, until it is %g s old, as a newer release may know it "
-            "(job %s)",
-            job.function,
-            _UNKNOWN_TASK_DELAY,
-            UNKNOWN_TASK_GRACE,
-            job.id,
-        )
-        return Outcome(Settlement.SNOOZE, delay=_UNKNOWN_TASK_DELAY)
-    return Outcome(
-        Settlement.QUARANTINED,
-        error=f"unknown_task: no worker knew a task {job.function!r} for {UNKNOWN_TASK_GRACE:g} s; "
-        "was it renamed or removed?",
-    )
 
 
 async def _whichever_first(*waits: Any) -> None:
