@@ -96,7 +96,10 @@ async def charge(*, seconds: float, job: CurrentJob) -> str:
 
 def create_app() -> Litestar:
     # Firings that run for ten minutes are not to take the slots that the test of them waits for.
-    settings = {"concurrency": 100 if "TICKS" in os.environ else 10, "shutdown_grace_period_s": int(os.environ.get("GRACE", "10"))}
+    settings = {
+        "concurrency": 100 if "TICKS" in os.environ else 10,
+        "shutdown_grace_period_s": int(os.environ.get("GRACE", "10")),
+    }
     config = TasksConfig(
         registry=registry,
         broker_url=os.environ["BROKER_URL"],
