@@ -47,16 +47,19 @@ class Proxy:
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
+            await self._carry(reader, writer)
+        except asyncio.CancelledError:
+            writer.close()  # the proxy is being closed; the server would report this task's cancellation as an error
+
+    async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
             there_reader, there_writer = await asyncio.open_unix_connection(str(self._target))
         except OSError:
             writer.close()
             return
         self._writers |= {writer, there_writer}
         self._answering.add(writer)
-        try:
-            await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
-        except asyncio.CancelledError:
-            pass  # the proxy is being closed; the server would report this task's cancellation as an error
+        await asyncio.gather(self._pump(reader, there_writer), self._pump(there_reader, writer))
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

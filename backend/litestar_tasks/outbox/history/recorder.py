@@ -32,14 +32,17 @@ _EVERY: Final = 0.5
 """Seconds after which what was heard is written."""
 _TOGETHER: Final = 500
 """Jobs that are written in one statement. So many are not waited with."""
+_AT_MOST: Final = 2_000
+"""Jobs that are written in one statement where more wait."""
 _SHARE: Final = 0.1
 """Of the time, what writing may take while jobs go on: it shares the process, and often the machine, with them."""
 _HELD: Final = 5.0
 """Seconds for which rows may wait because of that."""
 _FULL: Final = 0.5
 """Of the buffer, the part from which on they do not."""
-_AT_A_STRETCH: Final = 25
-"""Jobs of which rows are made before others have their turn on the event loop."""
+_AT_A_STRETCH: Final = (25, 500)
+"""Jobs of which rows are made before others have their turn on the event loop; more where many wait, but so many at the
+most: in each turn others may add some."""
 _ANSWER: Final = 30.0
 """Seconds that the database has for one statement."""
 _LONGEST_PAUSE: Final = 2.0
@@ -115,7 +118,7 @@ class Recorder:
     async def flush(self) -> None:
         """Write all that was heard, as far as the database answers."""
         try:
-            for _ in range(0, self._waiting + 1, _TOGETHER):
+            for _ in range(0, self._waiting + 1, _AT_MOST):
                 await self._write()
             if self._lost:
                 await self._write()
@@ -189,7 +192,7 @@ class Recorder:
             await self._make()
             if not (self._made or self._lost):
                 return
-            batch = dict(islice(self._made.items(), _TOGETHER))
+            batch = dict(islice(self._made.items(), _AT_MOST))
             lost, gap = self._lost, self._gap()
             await self._insert([one for _, one in batch.values()], gap)
             self._lost -= lost
@@ -201,9 +204,12 @@ class Recorder:
     async def _make(self) -> None:
         """Make rows of what was heard. This is done while they have to wait, too: rows are bounded, jobs are not."""
         self._stir.clear()
-        count, now = 0, time.monotonic()
-        while self._heard:
-            key = next(iter(self._heard))
+        now, count = time.monotonic(), len(self._heard)  # what is heard meanwhile is left to the next time
+        least, most = _AT_A_STRETCH
+        stretch = min(most, max(least, count // 10))
+        for number in range(1, count + 1):
+            if (key := next(iter(self._heard), None)) is None:
+                return  # a flush has made them meanwhile
             queue, fields, moment = self._heard.pop(key)
             job = Job.__new__(Job)
             job.__dict__ = fields
@@ -212,8 +218,7 @@ class Recorder:
             except Exception:  # of a record that somebody else has written
                 logger.exception("the history cannot record job %s", key[0])
                 self._lose("a record could not be read")
-            count += 1
-            if count % _AT_A_STRETCH == 0:
+            if number % stretch == 0:
                 await asyncio.sleep(0)
 
     async def _insert(self, entries: Sequence[Entry], gap: Entry | None) -> None:
