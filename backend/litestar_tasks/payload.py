@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Final
 
 import msgspec
@@ -18,6 +19,9 @@ from litestar_tasks.secret import Secrets, secrets_of
 from litestar_tasks.signature import Kind, Parameter, tidy
 
 __all__ = ("Payload",)
+
+_NO_PLACEHOLDERS: Final[Mapping[str, str]] = MappingProxyType({})
+"""One for all calls: what is bound by the thousand keeps the garbage collector busy with each object more."""
 
 
 class Payload:
@@ -101,7 +105,7 @@ class Payload:
             )
         return stored
 
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, str]]:
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, str]]:
         """``encode`` for a call that may have placeholders among its arguments: whole arguments, not parts of them.
 
         Returns:
@@ -111,7 +115,7 @@ class Payload:
             PayloadError: As ``encode``.
         """
         try:
-            return self.encode(args, kwargs), {}
+            return self.encode(args, kwargs), _NO_PLACEHOLDERS
         except PayloadError:
             if not any(isinstance(value, Placeholder) for value in (*args, *kwargs.values())):
                 raise

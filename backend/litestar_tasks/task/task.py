@@ -7,7 +7,8 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Self
+from types import MappingProxyType
+from typing import Any, Final, Self
 
 from typing_extensions import Unpack
 
@@ -21,6 +22,8 @@ from litestar_tasks.task.direct import refuse_unfilled
 from litestar_tasks.task.naming import load
 
 __all__ = ("AnyTask",)
+
+_NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class AnyTask(Declaration):
@@ -60,7 +63,7 @@ class AnyTask(Declaration):
         Raises:
             PayloadError: The arguments do not fit the signature.
         """
-        return Call(self, *self.payload.bind(args, kwargs), {})
+        return Call(self, *self.payload.bind(args, kwargs), _NO_OPTIONS)
 
     async def enqueue(self, /, *args: Any, **kwargs: Any) -> JobHandle[Any]:
         """Enqueue a call of the task. Once this has returned, the job will run.

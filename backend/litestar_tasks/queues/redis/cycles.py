@@ -319,7 +319,9 @@ class Cycles:
     def _has_work(self) -> bool:
         if self._operations or self._woken:
             return True
-        return bool(self._requests) and not self._dry and self._nap is None and self._room() > 0
+        if self._dry or self._nap is not None or any(flight.after_nap for flight in self._flights):
+            return False  # what ended a sleep is mostly one job, which a second call would only hold up
+        return bool(self._requests) and self._room() > 0
 
     def _load(self, incarnation: Incarnation) -> _Flight | None:
         if not self._has_work():

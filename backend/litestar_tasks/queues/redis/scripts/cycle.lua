@@ -8,7 +8,7 @@
 -- Answer: two texts. Numbers: state, now (ms), ms until the next waiting job is due (-1: none), documents that were
 --   missing, how many operations were refused and which, and the lengths of what the second one holds: of each claimed
 --   job its id and document.
--- State: -1 the lease is gone, 0 nothing was asked, 1 there may be more, 2 paused, 3 the queue is empty.
+-- State: -1 the lease is gone, 0 nothing was asked, 1 there may be more, 2 paused, 3 the queue is empty now.
 
 local HEADER, STRIDE = 9, 5
 local me, want, first, worker = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
@@ -179,7 +179,8 @@ if #claimed < want then
   local next_one = call('ZRANGEBYSCORE', incomplete, 1, '+inf', 'WITHSCORES', 'LIMIT', 0, 1)
   if next_one[2] then wait = math.max(0, math.ceil(tonumber(next_one[2]) * 1000 - now)) end
 end
-if #claimed == 0 then return answer(popped < 500 and 3 or 1, wait) end
+local state = (#claimed == want or popped >= 500) and 1 or 3
+if #claimed == 0 then return answer(state, wait) end
 
 local documents = call('MGET', unpack(claimed))
 local fields = ',"status":"active","started":' .. integer(now) .. ',"worker_id":' .. worker .. '}'
@@ -202,4 +203,4 @@ if #orphans > 0 then
   forget_all({'losses', 'prio', 'max_losses', 'follows'}, orphans)
   unbind(orphans)
 end
-return answer(1, wait, #orphans, texts)
+return answer(state, wait, #orphans, texts)
