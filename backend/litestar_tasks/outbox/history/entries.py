@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from saq.job import Status
@@ -11,7 +12,8 @@ from litestar_tasks.correlation import CORRELATION
 from litestar_tasks.follow_ups import PARENT
 from litestar_tasks.job import ENDED
 from litestar_tasks.keyring import is_sealed
-from litestar_tasks.queues.history import history
+from litestar_tasks.outbox.history.models import COMPLETE
+from litestar_tasks.queues.history import HISTORY, history
 from litestar_tasks.queues.records import to_json
 from litestar_tasks.redaction import MASK, is_secret_name, masked_end, masked_text
 
@@ -37,6 +39,8 @@ _MARGIN: Final = 1_024
 _DEEPEST: Final = 32
 _PLAIN: Final = frozenset({int, float, bool, type(None)})
 """Types of values that hide nothing."""
+_OF_META: Final = {"tag": "tag", PARENT: "parent", CORRELATION: "correlation"}
+"""Columns that stand in a job's ``meta``, by their names there."""
 
 
 def entry(job: Job, label: str, job_id: str, moment: Moment) -> Entry:
@@ -50,12 +54,11 @@ def entry(job: Job, label: str, job_id: str, moment: Moment) -> Entry:
         job_id: Its id.
         moment: What has happened.
     """
-    meta: Mapping[str, Any] = job.meta or {}
     enqueued, ended = int(job.queued), int(job.completed or job.touched or job.queued)
     values: Entry = {
         "id": job_id,
         "enqueued": enqueued or ended,  # what nobody could read does not say when
-        "task": _text(job.function),
+        "task": _name(job.function),
         "queue": label,
         "stage": _STAGES[moment],
         "priority": int(job.priority),
@@ -63,25 +66,27 @@ def entry(job: Job, label: str, job_id: str, moment: Moment) -> Entry:
         "arguments": "{}",
     }
     if job.kwargs:
-        values |= _arguments(job.kwargs)
+        _add_arguments(values, job.kwargs)
+    meta = job.meta
     if meta:
-        values |= {"tag": _text(meta.get("tag")), "parent": _text(meta.get(PARENT))}
-        values |= {"correlation": _text(meta.get(CORRELATION)), "log": _log(job)}
+        values |= {column: _text(meta[name]) for name, column in _OF_META.items() if name in meta}
+        if HISTORY in meta:
+            values["log"] = _log(job)
     if moment == "ended":
-        values |= {
-            "status": job.status.value,
-            "changed": ended,
-            "started": int(job.started) or None,
-            "ended": ended,
-            "worker": _text(job.worker_id),
-        }
-        if job.status is not Status.COMPLETE:
-            values |= _failure(job, meta)
-        elif job.result is not None:
-            values["result"] = _summary(job.result)
+        values["changed"] = values["ended"] = ended
+        values["started"] = int(job.started) or None
+        if job.worker_id:
+            values["worker"] = _name(job.worker_id)
+        if job.status is Status.COMPLETE:
+            values["status"] = COMPLETE
+            if job.result is not None:
+                values["result"] = _summary(job.result)
+        else:
+            values["status"] = job.status.value
+            values |= _failure(job, meta or {})
     else:
-        changed = int(job.touched) if moment == "attempted" else enqueued
-        values |= {"status": "scheduled" if job.scheduled * 1000 > changed else "queued", "changed": changed}
+        values["changed"] = changed = int(job.touched) if moment == "attempted" else enqueued
+        values["status"] = "scheduled" if job.scheduled * 1000 > changed else "queued"
     return values
 
 
@@ -103,19 +108,24 @@ def _failure(job: Job, meta: Mapping[str, Any]) -> Entry:
     }
 
 
-def _arguments(kwargs: Mapping[str, Any]) -> Entry:
-    """The arguments as JSON, and the names of those that had to be changed."""
+def _add_arguments(values: Entry, kwargs: Mapping[str, Any]) -> None:
+    """Add the arguments as JSON, and the names of those that had to be changed."""
+    for name, value in kwargs.items():
+        if type(value) not in _PLAIN or is_secret_name(name):
+            break
+    else:
+        values["arguments"] = to_json(kwargs).decode()
+        return
     kept: dict[str, Any] = {}
     withheld: list[str] = []
     for name, value in kwargs.items():
-        if type(value) in _PLAIN and not is_secret_name(name):
-            kept[name] = value
-            continue
         masking = _Masking(_ARGUMENT)
         kept[name] = masking.named(name, value)
         if masking.changed:
             withheld.append(name)
-    return {"arguments": to_json(kept).decode(), "withheld": to_json(withheld).decode() if withheld else None}
+    values["arguments"] = to_json(kept).decode()
+    if withheld:
+        values["withheld"] = to_json(withheld).decode()
 
 
 def _summary(result: Any) -> str:
@@ -193,6 +203,12 @@ class _Masking:
     def _hidden(self, sign: str = MASK) -> str:
         self.changed = True
         return sign
+
+
+@lru_cache(maxsize=1_000)
+def _name(value: str) -> str | None:
+    """The text of a name, of which there are few."""
+    return _text(value)
 
 
 def _text(value: object) -> str | None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import islice
 from secrets import token_hex
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from saq.job import Job
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError
@@ -40,9 +40,6 @@ _HELD: Final = 5.0
 """Seconds for which rows may wait because of that."""
 _FULL: Final = 0.5
 """Of the buffer, the part from which on they do not."""
-_AT_A_STRETCH: Final = (25, 500)
-"""Jobs of which rows are made before others have their turn on the event loop; more where many wait, but so many at the
-most: in each turn others may add some."""
 _ANSWER: Final = 30.0
 """Seconds that the database has for one statement."""
 _LONGEST_PAUSE: Final = 2.0
@@ -84,9 +81,10 @@ class Recorder:
         self._keep = keep
         self._keep_jobs = keep_jobs
         self._tidying = tidying and (keep is not None or keep_jobs is not None)
-        self._heard: dict[_Key, tuple[TaskQueue, dict[str, Any], Moment]] = {}
-        self._made: dict[_Key, tuple[float, Entry]] = {}
-        """Rows that are still to be written, and when they were made, in the order of that."""
+        self._waiting: dict[_Key, tuple[float, Entry]] = {}
+        """Rows that are still to be written, and when each was first heard of, in the order of that."""
+        self._heard = 0
+        """How much was heard since somebody looked."""
         self._turn = asyncio.Lock()
         self._stir = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -98,17 +96,24 @@ class Recorder:
 
     def hear(self, queue: TaskQueue, job: Job, moment: Moment) -> None:
         """Note what happened to a job; a listener of ``TaskQueue.instrument``."""
-        key, heard = (queue.job_id(job.key), job.queued), self._heard
-        if key not in heard:
-            if moment == "enqueued" and key in self._made:
-                return  # a worker of this process was quicker than the answer to the producer
-            if len(heard) + len(self._made) >= self._buffer and key not in self._made:
+        # A row is made at once: it is bounded, as a job is not, and the record goes on to be changed.
+        key = (queue.job_id(job.key), job.queued)
+        known = self._waiting.get(key)
+        if known is None:
+            if len(self._waiting) >= self._buffer:
                 self._lose()
                 return
         elif moment == "enqueued":
+            return  # a worker of this process was quicker than the answer to the producer
+        try:
+            row = entry(job, queue.label, key[0], moment)
+        except Exception:  # of a record that somebody else has written
+            logger.exception("the history cannot record job %s", key[0])
+            self._lose("a record could not be read")
             return
-        heard[key] = (queue, job.__dict__.copy(), moment)  # the record goes on to be changed
-        if not len(heard) % _TOGETHER:
+        self._waiting[key] = (time.monotonic() if known is None else known[0], row)
+        self._heard += 1
+        if self._heard == _TOGETHER:
             self._stir.set()
 
     def start(self) -> None:
@@ -118,7 +123,7 @@ class Recorder:
     async def flush(self) -> None:
         """Write all that was heard, as far as the database answers."""
         try:
-            for _ in range(0, self._waiting + 1, _AT_MOST):
+            for _ in range(0, len(self._waiting) + 1, _AT_MOST):
                 await self._write()
             if self._lost:
                 await self._write()
@@ -137,17 +142,13 @@ class Recorder:
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
         self._task = None
-        if lost := self._waiting + self._lost:
+        if lost := len(self._waiting) + self._lost:
             logger.error("the history lacks %d changes of jobs: its database does not answer at the end", lost)
-
-    @property
-    def _waiting(self) -> int:
-        return len(self._heard) + len(self._made)
 
     async def _run(self) -> None:
         tidied, pause = time.monotonic(), 0.0
         while True:
-            if self._waiting < _TOGETHER:
+            if len(self._waiting) < _TOGETHER:
                 await self._stirred(_EVERY)
             began = time.monotonic()
             try:
@@ -170,7 +171,9 @@ class Recorder:
                 await self._rest((time.monotonic() - began) * (1 / _SHARE - 1))
 
     async def _stirred(self, seconds: float) -> None:
-        """Wait until so many jobs were heard of that rows are to be made of them, or for so long."""
+        """Wait until enough was heard to be written, or for so long."""
+        self._heard = 0
+        self._stir.clear()
         with suppress(TimeoutError):
             async with asyncio.timeout(0 if self._closing else seconds):
                 await self._stir.wait()
@@ -178,10 +181,9 @@ class Recorder:
     async def _rest(self, seconds: float) -> None:
         """Leave the time to jobs, as long as there are any, and what is still to be written can wait."""
         until = time.monotonic() + seconds
-        while self._heard and not self._closing and self._waiting < self._buffer * _FULL:
-            await self._make()
+        while self._heard and not self._closing and len(self._waiting) < self._buffer * _FULL:
             now = time.monotonic()
-            oldest = next((made for made, _ in self._made.values()), now)
+            oldest = next((since for since, _ in self._waiting.values()), now)
             if (left := min(until, oldest + _HELD) - now) <= 0:
                 return
             await self._stirred(min(left, _EVERY))
@@ -189,37 +191,16 @@ class Recorder:
     async def _write(self) -> None:
         """Write the first of what waits."""
         async with self._turn:
-            await self._make()
-            if not (self._made or self._lost):
+            if not (self._waiting or self._lost):
                 return
-            batch = dict(islice(self._made.items(), _AT_MOST))
+            batch = dict(islice(self._waiting.items(), _AT_MOST))
             lost, gap = self._lost, self._gap()
-            await self._insert([one for _, one in batch.values()], gap)
+            await self._insert([row for _, row in batch.values()], gap)
             self._lost -= lost
             for key, written in batch.items():
-                if self._made.get(key) is written:
-                    del self._made[key]
+                if self._waiting.get(key) is written:
+                    del self._waiting[key]
             self._outage.succeeded()
-
-    async def _make(self) -> None:
-        """Make rows of what was heard. This is done while they have to wait, too: rows are bounded, jobs are not."""
-        self._stir.clear()
-        now, count = time.monotonic(), len(self._heard)  # what is heard meanwhile is left to the next time
-        least, most = _AT_A_STRETCH
-        stretch = min(most, max(least, count // 10))
-        for number in range(1, count + 1):
-            if (key := next(iter(self._heard), None)) is None:
-                return  # a flush has made them meanwhile
-            queue, fields, moment = self._heard.pop(key)
-            job = Job.__new__(Job)
-            job.__dict__ = fields
-            try:
-                self._made[key] = now, entry(job, queue.label, key[0], moment)
-            except Exception:  # of a record that somebody else has written
-                logger.exception("the history cannot record job %s", key[0])
-                self._lose("a record could not be read")
-            if number % stretch == 0:
-                await asyncio.sleep(0)
 
     async def _insert(self, entries: Sequence[Entry], gap: Entry | None) -> None:
         """Write rows; one that the database refuses for what it says is left out, and stops no other."""
