@@ -204,7 +204,8 @@ async def _gaps(visit: Visit) -> Answer:
 async def _workers(visit: Visit) -> Answer:
     for queue in visit.queues.values():
         visit.watch.forget(queue)
-    return answers.json({"workers": await processes(visit, jobs=True)})
+    looks = await visit.watch.looks(visit.queues.values())
+    return answers.json({"workers": await processes(visit, looks, jobs=True)})
 
 
 async def _health(visit: Visit) -> Answer:

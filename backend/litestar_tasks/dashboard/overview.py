@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from litestar_tasks.dashboard import answers, charts, stats
@@ -15,11 +16,13 @@ __all__ = ("ROUTES",)
 
 
 async def _page(visit: Visit) -> Answer:
-    looks = await visit.watch.looks(visit.queues.values())
-    past = await visit.watch.past(visit.queues.values(), visit.span)
-    workers = await processes(visit)
-    failed = await find(visit, Search("failed"), limit=6)
-    running = await find(visit, Search("active"), limit=6)
+    past = await visit.watch.past(visit.queues.values(), visit.span)  # alone, as it reads for as long as it may take
+    looks, failed, running = await asyncio.gather(
+        visit.watch.looks(visit.queues.values()),
+        find(visit, Search("failed"), limit=6),
+        find(visit, Search("active"), limit=6),
+    )
+    workers = await processes(visit, looks)
     return answers.page(
         "overview",
         visit,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
@@ -24,7 +25,13 @@ class Place:
 
     def link(self, *parts: str) -> str:
         """A URL below the dashboard: ``link("queues", "default", "jobs", "a/b")`` ends in ``/jobs/a%2Fb``."""
-        return "/".join([self.home, *(quote(part, safe="") for part in parts)])
+        return "/".join([self.home, *map(_segment, parts)])
+
+
+@lru_cache(maxsize=2_000)
+def _segment(part: str) -> str:
+    """A part of a path; a page has the same names in many links."""
+    return quote(part, safe="")
 
 
 def locate(scope: Scope, path: str) -> Place:

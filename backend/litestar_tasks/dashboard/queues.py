@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Final
 
 from litestar.exceptions import ValidationException
@@ -22,12 +23,15 @@ async def _list(visit: Visit) -> Answer:
 
 async def _page(visit: Visit, label: str) -> Answer:
     queue = visit.queue(label)
-    look = await visit.watch.look(queue)
-    past = await visit.watch.past([queue], visit.span)
-    running = await find(visit, Search("active", queue=label), limit=10)
-    waiting = await find(visit, Search("queued", queue=label, oldest_first=True), limit=10)
-    ended = await find(visit, Search("failed", queue=label), limit=5)
-    done = await find(visit, Search("complete", queue=label), limit=10)
+    past = await visit.watch.past([queue], visit.span)  # alone, as it reads for as long as it may take
+    look, *listings = await asyncio.gather(
+        visit.watch.look(queue),
+        find(visit, Search("active", queue=label), limit=10),
+        find(visit, Search("queued", queue=label, oldest_first=True), limit=10),
+        find(visit, Search("failed", queue=label), limit=5),
+        find(visit, Search("complete", queue=label), limit=10),
+    )
+    running, waiting, ended, done = listings
     return answers.page(
         "queue",
         visit,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +11,7 @@ from litestar_tasks.dashboard import answers
 from litestar_tasks.dashboard.job_view import JobRow
 from litestar_tasks.dashboard.search import Search, find
 from litestar_tasks.dashboard.visit import Answer, Route, Visit, route
+from litestar_tasks.dashboard.watch import Look
 from litestar_tasks.queues.reports import WorkerReport
 
 __all__ = ("ROUTES", "ProcessView", "processes")
@@ -46,14 +46,14 @@ class ProcessView:
         return sum(worker.concurrency for worker in self.workers)
 
 
-async def processes(visit: Visit, *, jobs: bool = False) -> list[ProcessView]:
+async def processes(visit: Visit, looks: Sequence[Look], *, jobs: bool = False) -> list[ProcessView]:
     """The processes that work, those that were lost last.
 
     Args:
         visit: Who looks.
+        looks: How the queues stand.
         jobs: Whether to list what they run. Defaults to False.
     """
-    looks = await visit.watch.looks(visit.queues.values())
     rows: dict[tuple[str, str], list[JobRow]] = {}
     if jobs:
         for row in (await find(visit, Search("active"), limit=100)).rows:
@@ -88,7 +88,8 @@ def _process(
 
 
 async def _list(visit: Visit) -> Answer:
-    found, looks = await asyncio.gather(processes(visit, jobs=True), visit.watch.looks(visit.queues.values()))
+    looks = await visit.watch.looks(visit.queues.values())
+    found = await processes(visit, looks, jobs=True)
     idle = [look.label for look in looks if not look.alive]
     return answers.page("workers", visit, processes=found, without=idle, live=True)
 
