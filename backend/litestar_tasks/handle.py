@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol
 
 from saq.job import TERMINAL_STATUSES, Status
@@ -19,6 +18,7 @@ from litestar_tasks.exceptions import (
     JobNotFoundError,
 )
 from litestar_tasks.job import ENDED, LOG, Event, JobOutcome, JobQueue, JobStatus, LogLine
+from litestar_tasks.moments import maybe_moment, moment
 
 if TYPE_CHECKING:
     from saq.job import Job
@@ -142,8 +142,8 @@ class JobHandle(Generic[R_co]):
             error=None if complete else job.error,
             error_type=how.get("error_type"),
             reason=how.get("reason"),
-            started=_moment(job.started),
-            ended=_moment(job.completed),
+            started=maybe_moment(job.started),
+            ended=maybe_moment(job.completed),
             attempts=job.attempts,
             queue=getattr(job.queue, "label", ""),
             worker=job.worker_id,
@@ -166,7 +166,7 @@ class JobHandle(Generic[R_co]):
             QueueUnavailableError: The broker did not answer.
         """
         return [
-            LogLine(at=datetime.fromtimestamp(line["at"] / 1000, UTC), text=line["text"])
+            LogLine(at=moment(line["at"]), text=line["text"])
             for line in ((await self._record()).meta or {}).get(LOG, ())
         ]
 
@@ -256,7 +256,3 @@ def _how_it_ended(job: Job) -> dict[str, Any]:
     """What ``meta`` says of the end; of a record that somebody else wrote, what can be read as such."""
     how = job.meta.get(ENDED) if job.meta else None
     return how if isinstance(how, dict) else {}
-
-
-def _moment(milliseconds: float) -> datetime | None:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None

@@ -13,9 +13,9 @@ from saq.job import TERMINAL_STATUSES
 from litestar_tasks.correlation import CORRELATION
 from litestar_tasks.dashboard.redaction import Redactor, printable
 from litestar_tasks.dashboard.tracebacks import Traceback, read_traceback
-from litestar_tasks.dashboard.words import moment_of
 from litestar_tasks.follow_ups import FOLLOW_UPS, PARENT
 from litestar_tasks.job import ENDED, LOG, MESSAGE, JobStatus, status_of
+from litestar_tasks.moments import maybe_moment
 from litestar_tasks.queues.history import HISTORY, history
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ def job_view(
         traceback=read_traceback(error, redactor.text) if error else None,
         history=[_attempt(entry, redactor) for entry in history(job)],
         log=[
-            Line(moment_of(_number(line.get("at"))), redactor.text(str(line.get("text", ""))))
+            Line(maybe_moment(_number(line.get("at"))), redactor.text(str(line.get("text", ""))))
             for line in map(_mapping, _list(meta.get(LOG)))
         ],
         parent=printable(str(meta.get(PARENT) or "")),
@@ -190,10 +190,10 @@ def _row(job: Job, redactor: Redactor, status: str, limit: int, secret: Collecti
         "retries": int(_number(job.retries)),
         "progress": min(1.0, max(0.0, _number(job.progress))),
         "message": redactor.text(str(meta.get(MESSAGE) or "")) if job.status not in TERMINAL_STATUSES else "",
-        "queued": moment_of(_number(job.queued)),
-        "scheduled": moment_of(_number(job.scheduled) * 1000),
-        "started": moment_of(_number(job.started)),
-        "completed": moment_of(_number(job.completed)),
+        "queued": maybe_moment(_number(job.queued)),
+        "scheduled": maybe_moment(_number(job.scheduled) * 1000),
+        "started": maybe_moment(_number(job.started)),
+        "completed": maybe_moment(_number(job.completed)),
         "worker_id": printable(job.worker_id or ""),
     }
 
@@ -205,8 +205,8 @@ def _attempt(entry: Mapping[str, Any], redactor: Redactor) -> Attempt:
         error=redactor.end(str(entry.get("error") or ""), _IN_LISTS * 2),
         error_type=printable(str(entry.get("error_type") or "")),
         traceback=read_traceback(trace, redactor.text) if trace else None,
-        started=moment_of(_number(entry.get("started"))),
-        completed=moment_of(_number(entry.get("completed"))),
+        started=maybe_moment(_number(entry.get("started"))),
+        completed=maybe_moment(_number(entry.get("completed"))),
         worker=printable(str(entry.get("worker") or "")),
         times=max(1, int(_number(entry.get("times")))),
     )

@@ -5,15 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-__all__ = ("ago", "count", "duration", "iso", "moment_of", "percent")
-
-
-def moment_of(milliseconds: float) -> datetime | None:
-    """A moment as records hold it; None for 0, and for what is none."""
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
-    except (OverflowError, OSError, ValueError):
-        return None
+__all__ = ("ago", "count", "duration", "iso", "percent")
 
 
 def iso(moment: datetime) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
-from advanced_alchemy.base import DefaultBase
 from sqlalchemy import BigInteger, Boolean, Index, Integer, String, Text, text
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 from sqlalchemy.sql.functions import GenericFunction
 
-from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.outbox.tables import declared
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
@@ -72,10 +70,6 @@ class OutboxRow:
         )
 
 
-_numbers: Final = itertools.count(1)
-"""Classes of one registry need names of their own."""
-
-
 def outbox_table(metadata: MetaData, name: str = "litestar_tasks_outbox") -> Table:
     """The table in an app's metadata; declared there, as a model of Advanced Alchemy's, if it is not yet.
 
@@ -89,13 +83,4 @@ def outbox_table(metadata: MetaData, name: str = "litestar_tasks_outbox") -> Tab
     Raises:
         ConfigurationError: The metadata has another table of that name.
     """
-    if (known := metadata.tables.get(f"{metadata.schema}.{name}" if metadata.schema else name)) is not None:
-        if not {"transaction", "number", "document"} <= set(known.columns.keys()):
-            raise ConfigurationError(
-                f"the app has a table {name!r} of its own, so the outbox cannot have that name; give it another one: "
-                "OutboxConfig(table=…)"
-            )
-        return known
-    names = {"__tablename__": name, "__module__": __name__, "__doc__": OutboxRow.__doc__, "metadata": metadata}
-    model: Any = type(f"OutboxRow{next(_numbers)}", (OutboxRow, DefaultBase), names)
-    return model.__table__  # type: ignore[no-any-return]  # a declared model's
+    return declared(metadata, name, OutboxRow, owner="outbox")

@@ -7,10 +7,11 @@ import logging
 from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
+from litestar_tasks.moments import moment
 from litestar_tasks.outbox.database import AppDatabase, is_away
 from litestar_tasks.outbox.models import outbox_table
 from litestar_tasks.outbox.outage import Outage
@@ -233,11 +234,7 @@ def _parked_row(row: Mapping[str, Any]) -> ParkedRow:
         queue=row["queue"],
         task=row["task"],
         job=row["document"],
-        created=_moment(row["created"]),
-        parked=_moment(row["parked"]),
+        created=moment(row["created"]),
+        parked=moment(row["parked"]),
         reason=row["reason"],
     )
-
-
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, ClassVar, Final, Literal, TypeAlias
 
 from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.moments import maybe_moment
 
 if TYPE_CHECKING:
     from saq.job import Job
@@ -90,9 +91,9 @@ class JobFilter:
         """Check what would otherwise find nothing."""
         if self.state not in STATES:
             raise ConfigurationError(f"there is no state {self.state!r} of jobs; there are {', '.join(STATES)}")
-        for name, moment in (("since", self.since), ("until", self.until)):
-            if moment is not None and moment.tzinfo is None:
-                raise ConfigurationError(f"{name} is {moment}, which has no time zone; use datetime.now(UTC)")
+        for name, bound in (("since", self.since), ("until", self.until)):
+            if bound is not None and bound.tzinfo is None:
+                raise ConfigurationError(f"{name} is {bound}, which has no time zone; use datetime.now(UTC)")
         if self.since is not None and self.until is not None and self.until <= self.since:
             raise ConfigurationError(f"the span from {self.since} until {self.until} holds no moment")
 
@@ -112,8 +113,9 @@ class JobFilter:
             return job.status.value == ("failed" if self.state == "quarantined" else self.state)
         if self.state not in ("queued", "active"):
             return True
-        moment = datetime.fromtimestamp((job.started if self.state == "active" else job.queued) / 1000, UTC)
-        return (self.since is None or moment >= self.since) and (self.until is None or moment < self.until)
+        if (since := maybe_moment(job.started if self.state == "active" else job.queued)) is None:
+            return self.since is None and self.until is None
+        return (self.since is None or since >= self.since) and (self.until is None or since < self.until)
 
     def allows(self, action: BulkAction) -> None:
         """Refuse an action that these jobs' state leaves no room for.

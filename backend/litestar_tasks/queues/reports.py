@@ -16,6 +16,8 @@ from typing import Any, Final, cast
 from saq.types import WorkerInfo
 from saq.utils import now
 
+from litestar_tasks.moments import maybe_moment
+
 __all__ = ("REMEMBERED", "WorkerReport", "living", "process_report", "read_reports")
 
 REMEMBERED: Final = 3_600
@@ -118,8 +120,8 @@ def _read(queue: str, id: str, info: Any) -> WorkerReport | None:
         host=str(process.get("host", "")),
         pid=_number(process.get("pid")),
         version=str(process.get("version", "")),
-        started=_moment(_number(process.get("started"))),
-        seen=_moment(_number(process.get("seen"))),
+        started=maybe_moment(_number(process.get("started"))),
+        seen=maybe_moment(_number(process.get("seen"))),
         running=_number(process.get("running")),
         concurrency=_number(process.get("concurrency")),
         load=float(load) if isinstance(load, (int, float)) and isfinite(load) else None,
@@ -138,13 +140,6 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 def _number(value: Any) -> int:
     return int(value) if isinstance(value, (int, float)) and isfinite(value) else 0
-
-
-def _moment(milliseconds: int) -> datetime | None:
-    try:
-        return datetime.fromtimestamp(milliseconds / 1000, UTC) if milliseconds else None
-    except (OverflowError, OSError, ValueError):
-        return None
 
 
 @cache

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from advanced_alchemy.base import DefaultBase
 from sqlalchemy import BigInteger, Index, Integer, SmallInteger, String, Text, text
 from sqlalchemy.orm import Mapped, declared_attr, mapped_column
 
-from litestar_tasks.exceptions import ConfigurationError
+from litestar_tasks.outbox.tables import declared
 
 if TYPE_CHECKING:
     from sqlalchemy import MetaData, Table
@@ -88,10 +86,6 @@ class HistoryGap:
         return (Index(f"ix_{cls.__tablename__}_until", "until"),)
 
 
-_numbers: Final = itertools.count(1)
-"""Classes of one registry need names of their own."""
-
-
 def history_tables(metadata: MetaData, name: str = "litestar_tasks_history") -> tuple[Table, Table]:
     """The tables in an app's metadata: jobs and gaps; declared there, as Advanced Alchemy's models, if not there yet.
 
@@ -105,17 +99,5 @@ def history_tables(metadata: MetaData, name: str = "litestar_tasks_history") -> 
     Raises:
         ConfigurationError: The metadata has another table of such a name.
     """
-    return _table(metadata, name, HistoryRow), _table(metadata, f"{name}_gaps", HistoryGap)
-
-
-def _table(metadata: MetaData, name: str, columns: type[HistoryRow | HistoryGap]) -> Table:
-    if (known := metadata.tables.get(f"{metadata.schema}.{name}" if metadata.schema else name)) is not None:
-        if not columns.__annotations__.keys() - {"__tablename__"} <= set(known.columns.keys()):
-            raise ConfigurationError(
-                f"the app has a table {name!r} of its own, so the history cannot have that name; give it another one: "
-                "HistoryConfig(table=…)"
-            )
-        return known
-    names = {"__tablename__": name, "__module__": __name__, "__doc__": columns.__doc__, "metadata": metadata}
-    model: Any = type(f"{columns.__name__}{next(_numbers)}", (columns, DefaultBase), names)
-    return model.__table__  # type: ignore[no-any-return]  # a declared model's
+    jobs = declared(metadata, name, HistoryRow, owner="history")
+    return jobs, declared(metadata, f"{name}_gaps", HistoryGap, owner="history")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from litestar_tasks.moments import maybe_moment, moment
 
 if TYPE_CHECKING:
     from litestar_tasks.job import JobStatus
@@ -136,9 +138,9 @@ def job_of(row: Mapping[str, Any]) -> HistoryJob:
         priority=row["priority"],
         arguments=msgspec.json.decode(row["arguments"]),
         withheld=tuple(msgspec.json.decode(row["withheld"] or "[]")),
-        enqueued=_moment(row["enqueued"]),
-        started=_maybe(row["started"]),
-        ended=_maybe(row["ended"]),
+        enqueued=moment(row["enqueued"]),
+        started=maybe_moment(row["started"]),
+        ended=maybe_moment(row["ended"]),
         attempts=tuple(attempts),
         attempted=row["attempts"],
         error_type=row["error_type"],
@@ -153,8 +155,8 @@ def job_of(row: Mapping[str, Any]) -> HistoryJob:
 def gap_of(row: Mapping[str, Any]) -> HistoryGap:
     """The gap that a row is about."""
     return HistoryGap(
-        since=_moment(row["since"]),
-        until=_moment(row["until"]),
+        since=moment(row["since"]),
+        until=moment(row["until"]),
         lost=row["lost"],
         process=row["process"],
         reason=row["reason"],
@@ -164,8 +166,8 @@ def gap_of(row: Mapping[str, Any]) -> HistoryGap:
 def _attempt(one: Mapping[str, Any]) -> HistoryAttempt:
     return HistoryAttempt(
         outcome=one.get("outcome", ""),
-        started=_maybe(one.get("started")),
-        ended=_maybe(one.get("completed")),
+        started=maybe_moment(one.get("started")),
+        ended=maybe_moment(one.get("completed")),
         error_type=one.get("error_type"),
         error=one.get("error"),
         traceback=one.get("traceback"),
@@ -178,19 +180,11 @@ def _last_attempt(row: Mapping[str, Any]) -> HistoryAttempt:
     """The attempt that a job ended with."""
     return HistoryAttempt(
         outcome=row["status"],
-        started=_maybe(row["started"]),
-        ended=_maybe(row["ended"]),
+        started=maybe_moment(row["started"]),
+        ended=maybe_moment(row["ended"]),
         error_type=row["error_type"],
         error=row["error"],
         traceback=row["traceback"],
         worker=row["worker"],
         times=1,
     )
-
-
-def _moment(milliseconds: int) -> datetime:
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-def _maybe(milliseconds: int | None) -> datetime | None:
-    return _moment(milliseconds) if milliseconds else None

@@ -8,12 +8,13 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Final
 
 import msgspec
 from saq.job import Job, Status
 
+from litestar_tasks.moments import moment
 from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.history import begin_anew
@@ -34,7 +35,7 @@ from litestar_tasks.queues.operations import (
 from litestar_tasks.queues.producing import max_losses_of
 from litestar_tasks.queues.redis.listings import BYTES, Found, Listings
 from litestar_tasks.queues.redis.lua import LIMIT, Script
-from litestar_tasks.queues.redis.producer import terms_of
+from litestar_tasks.queues.redis.producer import lock_terms
 from litestar_tasks.queues.redis.retrying import RetryingLink
 
 if TYPE_CHECKING:
@@ -168,7 +169,7 @@ class RedisOperations(Operations):
                 digest = hashlib.sha1(document, usedforsecurity=False).hexdigest().encode()
                 begin_anew(job)
                 new = records.encode(job)
-            follows, terms = int(has_follow_ups(job)), terms_of(job, anew=True) if new else ""
+            follows, terms = int(has_follow_ups(job)), lock_terms(job, anew=True) if new else ""
             args += (job_id, digest, new, job.priority, max_losses_of(job), follows, terms)
             size += len(document)
             if size > BYTES:
@@ -221,9 +222,9 @@ class RedisOperations(Operations):
             return None
         try:
             fields = json.loads(text)
-            return Pause(datetime.fromtimestamp(fields["since"] / 1000, UTC), str(fields["by"]))
+            return Pause(moment(fields["since"]), str(fields["by"]))
         except (ValueError, TypeError, LookupError, OverflowError):
-            return Pause(datetime.fromtimestamp(0, UTC), "")  # written by hand; that there is something counts
+            return Pause(moment(0), "")  # written by hand; that there is something counts
 
     # Counting
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from litestar_tasks.queues.redis.durability import Guarantee
     from litestar_tasks.queues.redis.layout import Layout
 
-__all__ = ("Producer", "terms_of")
+__all__ = ("Producer", "lock_terms")
 
 _ENQUEUE: Final = Script("enqueue")
 _PAUSE: Final = 0.05
@@ -173,7 +173,7 @@ class Producer:
             max_losses=max_losses_of(job),
             follows=int(has_follow_ups(job)),
             mode="once" if once else "new",
-            terms=terms_of(job),
+            terms=lock_terms(job),
         )
         if earlier is not None:
             entry.repeat()
@@ -368,7 +368,7 @@ def _each(answer: Any, entries: Sequence[_Entry]) -> Sequence[Any]:
     return [1] * len(entries) if answer == 1 else answer
 
 
-def terms_of(job: Job, *, anew: bool = False) -> str:
+def lock_terms(job: Job, *, anew: bool = False) -> str:
     """The lock that a job takes and the group that it is in, as the scripts read them; empty where it has neither.
 
     Args:
