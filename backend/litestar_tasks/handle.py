@@ -18,7 +18,7 @@ from litestar_tasks.exceptions import (
     JobNotFoundError,
 )
 from litestar_tasks.job import ENDED, LOG, Event, JobOutcome, JobQueue, JobStatus, LogLine
-from litestar_tasks.moments import maybe_moment, moment
+from litestar_tasks.moments import maybe_moment, moment_of
 
 if TYPE_CHECKING:
     from saq.job import Job
@@ -166,7 +166,7 @@ class JobHandle(Generic[R_co]):
             QueueUnavailableError: The broker did not answer.
         """
         return [
-            LogLine(at=moment(line["at"]), text=line["text"])
+            LogLine(at=moment_of(line["at"]), text=line["text"])
             for line in ((await self._record()).meta or {}).get(LOG, ())
         ]
 

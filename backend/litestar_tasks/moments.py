@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from typing import Final
 
-__all__ = ("maybe_moment", "moment")
+__all__ = ("maybe_moment", "milliseconds", "moment_of")
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def moment(milliseconds: float) -> datetime:
-    """A moment in UTC.
+def milliseconds(value: datetime | timedelta) -> int:
+    """A moment as ms since the epoch, or a duration in ms."""
+    duration = value - _EPOCH if isinstance(value, datetime) else value
+    return duration // timedelta(milliseconds=1)
+
+
+def moment_of(value: float) -> datetime:
+    """A moment in UTC, from ms since the epoch.
 
     Raises:
-        OverflowError, OSError, ValueError: There is no such moment.
+        OverflowError, ValueError: There is no such moment.
     """
-    return datetime.fromtimestamp(milliseconds / 1000, UTC)
+    return _EPOCH + timedelta(milliseconds=value)
 
 
-def maybe_moment(milliseconds: float | None) -> datetime | None:
+def maybe_moment(value: float | None) -> datetime | None:
     """A moment in UTC; None for 0, and for what is none, as somebody else may have written it."""
     try:
-        return moment(milliseconds) if milliseconds else None
-    except (OverflowError, OSError, ValueError):
+        return moment_of(value) if value else None
+    except (OverflowError, ValueError):
         return None

@@ -9,8 +9,8 @@ from typing import Final
 
 from saq.job import Job
 
+from litestar_tasks.moments import milliseconds, moment_of
 from litestar_tasks.queues.base import TaskQueue
-from litestar_tasks.queues.schedule_records import milliseconds, moment_of
 from litestar_tasks.queues.schedules import Look, ScheduleStore, Step
 
 _PAST: Final = 1_000

@@ -10,6 +10,7 @@ import pytest
 from litestar_tasks.dashboard import charts, history, words
 from litestar_tasks.dashboard.history import History
 from litestar_tasks.dashboard.stats import Slice, Tally, buckets, by_task, slice_of, total
+from litestar_tasks.moments import maybe_moment
 from litestar_tasks.queues.memory import MemoryQueue
 from litestar_tasks.queues.operations import BOUNDS, Minute, TaskMinute
 
@@ -197,4 +198,4 @@ def test_moments_are_said_from_now() -> None:
     assert said == ["now", "40 s ago", "3 min ago", "in 2 h", "5 days ago"]
     shares = (None, 0.0, 0.0001, 0.034, 0.5)
     assert [words.percent(share) for share in shares] == ["–", "0 %", "0.1 %", "3.4 %", "50 %"]
-    assert words.moment_of(0) is words.moment_of(1e300) is None
+    assert maybe_moment(0) is maybe_moment(1e300) is maybe_moment(float("nan")) is None

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
-from litestar_tasks.moments import moment
+from litestar_tasks.moments import moment_of
 from litestar_tasks.outbox.database import AppDatabase, is_away
 from litestar_tasks.outbox.models import outbox_table
 from litestar_tasks.outbox.outage import Outage
@@ -234,7 +234,7 @@ def _parked_row(row: Mapping[str, Any]) -> ParkedRow:
         queue=row["queue"],
         task=row["task"],
         job=row["document"],
-        created=moment(row["created"]),
-        parked=moment(row["parked"]),
+        created=moment_of(row["created"]),
+        parked=moment_of(row["parked"]),
         reason=row["reason"],
     )

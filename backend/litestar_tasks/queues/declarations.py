@@ -20,7 +20,8 @@ from litestar_tasks.exceptions import (
     UnknownQueueError,
     UnknownTaskError,
 )
-from litestar_tasks.queues.schedule_records import CallOptions, ScheduleRecord, fields_of, moment_of
+from litestar_tasks.moments import moment_of
+from litestar_tasks.queues.schedule_records import CallOptions, ScheduleRecord, fields_of
 from litestar_tasks.queues.schedules import Step
 from litestar_tasks.recurring import encode_kwargs
 

@@ -7,9 +7,10 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from litestar_tasks.exceptions import InvalidScheduleError
+from litestar_tasks.moments import moment_of
 from litestar_tasks.queues.locks import lock_of
 from litestar_tasks.queues.schedule_book import UNFINISHED
-from litestar_tasks.queues.schedule_records import ScheduleRecord, moment_of
+from litestar_tasks.queues.schedule_records import ScheduleRecord
 
 if TYPE_CHECKING:
     from litestar_tasks.queues.base import TaskQueue

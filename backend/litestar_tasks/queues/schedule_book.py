@@ -10,8 +10,9 @@ from secrets import token_hex
 from typing import TYPE_CHECKING, Any, Final
 
 from litestar_tasks.exceptions import InvalidScheduleError, ScheduleNotFoundError
+from litestar_tasks.moments import milliseconds, moment_of
 from litestar_tasks.queues.declarations import AT_ONCE, Declarations, decoded
-from litestar_tasks.queues.schedule_records import Last, Note, Override, ScheduleRecord, milliseconds, moment_of
+from litestar_tasks.queues.schedule_records import Last, Note, Override, ScheduleRecord
 from litestar_tasks.schedule import Firing, Mark, Schedule, ScheduleState
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Any, Final, Literal
 
@@ -11,10 +11,11 @@ import msgspec
 
 from litestar_tasks.exceptions import InvalidScheduleError
 from litestar_tasks.job import JobSpec
+from litestar_tasks.moments import milliseconds, moment_of
 from litestar_tasks.schedule import Schedule
 from litestar_tasks.uniqueness import Lock
 
-__all__ = ("CallOptions", "Last", "Note", "Override", "ScheduleRecord", "fields_of", "milliseconds", "moment_of")
+__all__ = ("CallOptions", "Last", "Note", "Override", "ScheduleRecord", "fields_of")
 
 _RHYTHM: Final = ("cron", "every", "timezone", "start", "end")
 _MISSED: Final = 10_000
@@ -232,17 +233,6 @@ def key_of(id: str, slot: int) -> str:
     return f"{id}@{moment:%Y%m%dT%H%M%S}{fraction}Z"
 
 
-def milliseconds(value: datetime | timedelta) -> int:
-    """A moment as ms since the epoch, or a duration in ms."""
-    duration = value - _EPOCH if isinstance(value, datetime) else value
-    return duration // timedelta(milliseconds=1)
-
-
-def moment_of(value: int) -> datetime:
-    """A moment from ms since the epoch."""
-    return _EPOCH + timedelta(milliseconds=value)
-
-
 def fields_of(schedule: Schedule, payload: Mapping[str, Any]) -> dict[str, Any]:
     """A schedule as it is stored: in JSON's own types, without its id and what has its default.
 
@@ -285,6 +275,5 @@ def _slot(moment: datetime | None) -> int | None:
     return None if moment is None else milliseconds(moment)
 
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _encoder: Final = msgspec.json.Encoder(order="deterministic")
 _decoder: Final = msgspec.json.Decoder(ScheduleRecord)

@@ -252,4 +252,4 @@ def _millis(name: str, moment: datetime | None) -> int | None:
         return None
     if moment.tzinfo is None:
         raise ConfigurationError(f"{name} is {moment}, which has no time zone; use datetime.now(UTC)")
-    return int(moment.timestamp() * 1000)
+    return cursors.milliseconds(moment)

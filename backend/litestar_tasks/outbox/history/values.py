@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from litestar_tasks.moments import maybe_moment, moment
+from litestar_tasks.moments import maybe_moment, moment_of
 
 if TYPE_CHECKING:
     from litestar_tasks.job import JobStatus
@@ -138,7 +138,7 @@ def job_of(row: Mapping[str, Any]) -> HistoryJob:
         priority=row["priority"],
         arguments=msgspec.json.decode(row["arguments"]),
         withheld=tuple(msgspec.json.decode(row["withheld"] or "[]")),
-        enqueued=moment(row["enqueued"]),
+        enqueued=moment_of(row["enqueued"]),
         started=maybe_moment(row["started"]),
         ended=maybe_moment(row["ended"]),
         attempts=tuple(attempts),
@@ -155,8 +155,8 @@ def job_of(row: Mapping[str, Any]) -> HistoryJob:
 def gap_of(row: Mapping[str, Any]) -> HistoryGap:
     """The gap that a row is about."""
     return HistoryGap(
-        since=moment(row["since"]),
-        until=moment(row["until"]),
+        since=moment_of(row["since"]),
+        until=moment_of(row["until"]),
         lost=row["lost"],
         process=row["process"],
         reason=row["reason"],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 import msgspec
 from saq.job import Job, Status
 
-from litestar_tasks.moments import moment
+from litestar_tasks.moments import moment_of
 from litestar_tasks.queues import cursors, records, tallies
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.history import begin_anew
@@ -222,9 +222,9 @@ class RedisOperations(Operations):
             return None
         try:
             fields = json.loads(text)
-            return Pause(moment(fields["since"]), str(fields["by"]))
+            return Pause(moment_of(fields["since"]), str(fields["by"]))
         except (ValueError, TypeError, LookupError, OverflowError):
-            return Pause(moment(0), "")  # written by hand; that there is something counts
+            return Pause(moment_of(0), "")  # written by hand; that there is something counts
 
     # Counting
 
