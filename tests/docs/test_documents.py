@@ -158,7 +158,7 @@ def test_names_of_the_library_that_are_written_exist() -> None:
 
 def test_the_first_page_names_every_extra() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    named = {row[0].strip("`") for row in table_below("README.md", "Ten lines")}
+    named = {row[0].strip("`") for row in table_below("README.md", "Extras")}
     assert named == set(project["optional-dependencies"]) - {"app", "dev"}  # which are for a checkout
 
 
