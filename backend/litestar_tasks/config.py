@@ -56,16 +56,15 @@ class DashboardConfig:
     guards: Sequence[Guard] = ()
     """Litestar guards that every request to it must pass. With guards, debug mode opens nothing. Defaults to none."""
     acting_guards: Sequence[Guard] = ()
-    """Guards that who changes anything must pass as well. Others see the pages without buttons. Defaults to none: who
-    may see may act."""
+    """Guards that a request must pass as well to change anything. Others see the pages without buttons. Defaults to
+    none: who may see may act."""
     read_only: bool = False
     """Whether nobody can change anything here. Defaults to False."""
     redact: Sequence[str] = ()
-    """Regular expressions for what nobody should read, beside what is known for it (passwords, tokens, keys, …): the
-    value of a field whose name one of them finds is hidden, and in texts what it finds. Upper and lower case are the
-    same. Defaults to none."""
+    """Regular expressions for secrets, beside the known ones (passwords, tokens, keys, …). They hide the value of a
+    field whose name matches, and what matches in a text. Case is ignored. Defaults to none."""
     openapi: bool = False
-    """Whether the JSON API below ``/api`` stands in the app's OpenAPI schema. Defaults to False."""
+    """Whether the JSON API below ``/api`` is in the app's OpenAPI schema. Defaults to False."""
 
     def __post_init__(self) -> None:
         """Check the patterns, and bring the path into the form that the routes need."""
@@ -125,8 +124,8 @@ class HistoryConfig:
     keep_jobs: int | None = 1_000_000
     """How many jobs are kept; the oldest go first. Defaults to a million; None for any number."""
     buffer: int = 50_000
-    """How many jobs a process remembers while it is busy, or the database is slow or away, at one or two kB each; what
-    comes on top is a gap. Defaults to 50,000."""
+    """How many jobs a process remembers while it is busy, or the database is slow or away, at one or two kB each; more
+    are counted as gaps. Defaults to 50,000."""
 
     def __post_init__(self) -> None:
         """Check what can be seen without a database."""
@@ -185,12 +184,12 @@ class TasksConfig:
     after the app's own lifespan and before it claims jobs, and leaves them when its last job has ended. What is in the
     mappings is injected into tasks by name, and stands in ``ctx``. Defaults to none."""
     middleware: Sequence[Middleware] = ()
-    """What wraps each attempt of every task, outside of what registries and tasks have. Defaults to none."""
+    """Middleware around each attempt of every task, outside of that of registries and tasks. Defaults to none."""
     on_enqueue: Sequence[EnqueueHook] = ()
-    """What sees each call before it is stored, before the hooks of registries and tasks. Defaults to none."""
+    """Hooks that see each call before it is stored, before those of registries and tasks. Defaults to none."""
     correlation_headers: Sequence[str] = ("X-Request-ID", "traceparent")
-    """The headers of a request from which its jobs get their correlation id, the most important first; none to take it
-    from no request. Defaults to X-Request-ID and traceparent."""
+    """The headers of a request from which its jobs get their correlation id, the most important first; an empty list
+    for no header. Defaults to X-Request-ID and traceparent."""
     secret_keys: Sequence[str] = field(default=(), repr=False)
     """The keys that encrypt what tasks annotate ``Secret[…]``, the newest first: Fernet keys, of which the first one
     encrypts and all decrypt. They need the extra ``secrets``. Defaults to none."""

@@ -53,11 +53,11 @@ class SharedOptions(TypedDict, total=False):
     priority: int
     """Lower numbers are claimed first, from -100 to 100. Defaults to 0."""
     at_most_once: bool
-    """Rather not at all than twice: a job whose worker is lost or stopped while it runs is failed, with that reason,
-    instead of being run again. Errors are still retried as ``max_attempts`` says. Defaults to False."""
+    """A job whose worker is lost or stopped while it runs fails, with that reason, instead of running again. Errors are
+    still retried as ``max_attempts`` says. Defaults to False."""
     max_losses: int
-    """With the loss of so many workers that ran it a job is failed, as it may be what ends them. Losses are no
-    attempts: a worker that is killed is not the task's fault. Defaults to 3."""
+    """After the loss of so many workers that ran it, the job fails, as it may be the cause. A loss does not count as an
+    attempt. Defaults to 3."""
     expires: float | timedelta | None
     """How long after its enqueue, or its ``run_at``, the job may still start for the first time: a worker discards a
     later one without running it. None for no limit. Defaults to None."""
@@ -105,11 +105,11 @@ class RegistryOptions(SharedOptions, total=False):
     """Litestar providers by the name of the parameter that they supply, before those of the app. A task has its own
     and its registry's. Defaults to none."""
     middleware: Sequence[Middleware]
-    """What wraps each attempt: ``async def (job, call_next)``. The app's is outermost, then come the registry's and
-    the task's, each in the order given. Defaults to none."""
+    """Middleware around each attempt: ``async def (job, call_next)``. The app's is outermost, then come the registry's
+    and the task's, each in the order given. Defaults to none."""
     on_enqueue: Sequence[EnqueueHook]
-    """What sees each call before it is stored, and may add to what travels with it: ``def (spec)``. The app's come
-    first, then the registry's and the task's. Defaults to none."""
+    """Hooks that see each call before it is stored, and may add to its ``meta``: ``def (spec)``. The app's come first,
+    then the registry's and the task's. Defaults to none."""
 
 
 class FollowUpOptions(TypedDict, total=False):

@@ -38,7 +38,7 @@ class QueueConfig(StockQueueConfig):
     keep_failed: int = 100_000
     """How many records of failed jobs, and as many of aborted ones. Defaults to 100,000."""
     metadata: dict[str, Any] | None = None
-    """What the worker says of itself beside its statistics. Defaults to None."""
+    """What the worker publishes beside its statistics. Defaults to None."""
 
     def __post_init__(self) -> None:
         """Check the fields. SAQ's own set-up would ask for a broker, which is the plugin's to give."""

@@ -51,14 +51,14 @@ class RecurrenceOptions(TypedDict, total=False):
     kwargs: Mapping[str, Any]
     """The arguments of the recurring call; calls by hand give their own. Defaults to none."""
     misfire: Misfire
-    """What becomes of firings that nobody got to within 10 s, as no worker ran or the broker was away: "once" makes up
-    for all of them with one job, "skip" with none, "all" with a job each, for the latest 100. Defaults to "once"."""
+    """What becomes of firings that no worker got to within 10 s, because none ran or the broker was away: "once" makes
+    up for all of them with one job, "skip" with none, "all" with a job each, for the latest 100. Defaults to "once"."""
     overlap: Overlap
-    """What a firing does while the job of the one before has not ended: "skip" leaves it out, "allow" enqueues it all
-    the same, "queue" lets it wait for the end, and up to 100 of them. Defaults to "skip"."""
+    """What becomes of a firing while the job of the last one has not ended: "skip" leaves it out, "allow" enqueues it,
+    "queue" lets it wait for the end, with up to 100 firings waiting. Defaults to "skip"."""
     jitter: float | timedelta
-    """Up to how much later than its moment each firing comes, by chance, so that many do not come at once. All workers
-    reckon the same. Defaults to 0."""
+    """The longest random delay of a firing, so that many do not come at once. All workers compute the same delay.
+    Defaults to 0."""
     start: datetime
     """The aware datetime before which it does not fire. Defaults to none."""
     end: datetime

@@ -99,13 +99,22 @@ def anchors(name: str) -> set[str]:
     """The anchors that GitHub gives to headings."""
     found: list[str] = []
     for heading in headings(name):
-        plain = re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")
+        plain = anchor_of(heading)
         found.append(plain if plain not in found else f"{plain}-{found.count(plain)}")
     return set(found)
 
 
+def anchor_of(heading: str) -> str:
+    """The anchor that GitHub gives to a heading, where no other one before is alike."""
+    return re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower()).replace(" ", "-")
+
+
 def links(name: str) -> list[str]:
-    return re.findall(r"!?\[[^\]]*\]\(([^)\s]+)\)", prose_of(name))
+    return links_in(prose_of(name))
+
+
+def links_in(prose: str) -> list[str]:
+    return re.findall(r"!?\[[^\]]*\]\(([^)\s]+)\)", prose)
 
 
 def table_below(name: str, heading: str) -> list[list[str]]:

@@ -189,7 +189,6 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "HistoryConfig": lambda: fields_of(config, "HistoryConfig"),
     "OutboxConfig": lambda: fields_of(config, "OutboxConfig"),
     "DashboardConfig": lambda: fields_of(config, "DashboardConfig"),
-    "QueueConfig": lambda: fields_of(queue_config, "QueueConfig"),
     "environment": environment,
     "workers run": lambda: options_of("workers", "run"),
     "tasks dev": lambda: options_of("tasks", "dev"),

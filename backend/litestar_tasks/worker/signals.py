@@ -6,14 +6,14 @@ import asyncio
 import signal
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
+
+from litestar_tasks.worker.supervised import ONE_SIGNAL
 
 if TYPE_CHECKING:
     from litestar_tasks.worker.worker import Worker
 
 __all__ = ("stop_signals",)
-
-_ONE_SIGNAL: Final = 1.0
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def stop_signals(workers: Sequence[Worker]) -> Generator[asyncio.Event, None, No
         if not stopping.is_set():
             asked = loop.time()
             stopping.set()
-        elif loop.time() - asked > _ONE_SIGNAL:
+        elif loop.time() - asked > ONE_SIGNAL:
             for worker in workers:
                 worker.hurry()
 

@@ -13,7 +13,17 @@ import sys
 import threading
 import time
 
-__all__ = ("GRACE", "PARENT_FD", "READY", "REPORT_FD", "report", "report_ready", "stop_at_once", "watch_parent")
+__all__ = (
+    "GRACE",
+    "ONE_SIGNAL",
+    "PARENT_FD",
+    "READY",
+    "REPORT_FD",
+    "report",
+    "report_ready",
+    "stop_at_once",
+    "watch_parent",
+)
 
 PARENT_FD = "LITESTAR_TASKS_PARENT_FD"
 """The read end of a pipe whose only write end is the supervisor's: it ends when the supervisor does, however."""
@@ -23,6 +33,8 @@ READY = b"ready"
 """This process is up."""
 GRACE = "LITESTAR_TASKS_GRACE"
 """Seconds that this process has to stop in."""
+ONE_SIGNAL = 1.0
+"""Seconds within which a signal that is repeated is the same one: several may hand on what one of them got."""
 
 _report_fd: int | None = None
 _unsent = b""

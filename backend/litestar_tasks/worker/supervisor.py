@@ -20,7 +20,7 @@ from typing import Final, Protocol
 
 from litestar_tasks.worker.child import Child, Program, describe
 from litestar_tasks.worker.reload import Edits
-from litestar_tasks.worker.supervised import READY
+from litestar_tasks.worker.supervised import ONE_SIGNAL, READY
 
 __all__ = ("Audience", "Program", "Supervisor")
 
@@ -119,6 +119,7 @@ class Supervisor:
         self.finished = False
         self._home = Path.cwd()  # Asked now: later it may have been deleted.
         self._requests = 0
+        self._asked = -math.inf
         self._status = 0
         self._selector = selectors.DefaultSelector()
         self._awake, self._alarm = os.pipe()
@@ -285,6 +286,10 @@ class Supervisor:
     # ----------------------------------------------------------------------------------------------- stopping
 
     def _obey(self, number: signal.Signals) -> None:
+        now = time.monotonic()
+        if now - self._asked <= ONE_SIGNAL:
+            return  # The same one again: timeout(1) sends it to its program, and then to all of its group.
+        self._asked = now
         if not self._stopping:
             logger.info("%s: stopping %s", number.name, ", ".join(post.program.name for post in self._posts))
             self._stop()
