@@ -23,6 +23,7 @@ import pytest
 import redis
 
 from tests.chaos.ledger_app import QUEUES, create_app, registry
+from tests.homes import ABSENT
 from tests.servers import RedisServer
 
 LONG = float(os.environ.get("CHAOS", "1"))
@@ -124,7 +125,7 @@ class Field:
         self.stopped: dict[int, float] = {}
         """Likewise of those that were told to stop, and hand back what they run."""
         self.counts: Counter[str] = Counter()
-        self.environment = {"BROKER_URL": server.url, "LEDGER": str(self.ledger.path), "LEASE": str(LEASE)}
+        self.environment = {"BROKER_URL": server.url, "LEDGER": str(self.ledger.path), "LEASE": str(LEASE), **ABSENT}
 
     def start_worker(self, **environment: str) -> WorkerProcess:
         worker = WorkerProcess({**self.environment, **environment}, self.folder / f"worker-{len(self.workers)}.log")

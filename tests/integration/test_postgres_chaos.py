@@ -17,6 +17,7 @@ from litestar_tasks.exceptions import QueueUnavailableError
 from litestar_tasks.queues.postgres.migrations import migrate
 from tests.chaos.conftest import LEASE, Ledger, WorkerProcess
 from tests.chaos.ledger_app import charge, create_app, send, work, work_in_thread
+from tests.homes import ABSENT
 from tests.servers import PostgresServer, postgres_binaries
 
 pytestmark = [
@@ -36,7 +37,7 @@ class Field:
         self.url = self.server.url()
         migrate(self.url, lambda _: None)
         self.ledger = Ledger(folder / "ledger")
-        self.environment = {"BROKER_URL": self.url, "LEDGER": str(self.ledger.path), "LEASE": str(LEASE)}
+        self.environment = {"BROKER_URL": self.url, "LEDGER": str(self.ledger.path), "LEASE": str(LEASE), **ABSENT}
         self.workers: list[WorkerProcess] = []
         self.killed: set[int] = set()
 

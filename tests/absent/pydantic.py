@@ -1,0 +1,1 @@
+raise ModuleNotFoundError(f"{__name__} is absent", name=__name__)
