@@ -15,6 +15,8 @@ import pytest
 from xdist.remote import Producer
 from xdist.scheduler import LoadGroupScheduling
 
+from tests.homes import ABSENT
+
 ROOM = pytest.StashKey["Room"]()
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and nohup the end of the terminal; what they
@@ -48,6 +50,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if _is(item, "alone"):
             item.add_marker(pytest.mark.xdist_group("alone"))
+
+
+@pytest.fixture
+def light_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes that the test starts load no more than an app without a database needs."""
+    monkeypatch.setenv("PYTHONPATH", ABSENT["PYTHONPATH"])
+    monkeypatch.syspath_prepend(ABSENT["PYTHONPATH"])  # which the processes of executors are given
 
 
 class Room:

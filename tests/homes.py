@@ -261,4 +261,6 @@ def enqueue(home: Home, *tasks: str) -> None:
         "import asyncio, sample\nasync def main():\n    async with sample.create_app().lifespan():\n"
         f"{body}asyncio.run(main())"
     )
-    subprocess.run([sys.executable, "-c", script], cwd=home.folder, env={**os.environ, **ABSENT}, check=True, timeout=SOON)
+    subprocess.run(
+        [sys.executable, "-c", script], cwd=home.folder, env={**os.environ, **ABSENT}, check=True, timeout=SOON
+    )

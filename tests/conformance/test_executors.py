@@ -11,6 +11,7 @@ from tests.processes import hold_the_lock, registry
 
 
 @needs("leases")
+@pytest.mark.usefixtures("light_starts")
 async def test_a_task_that_holds_the_lock_of_its_interpreter_for_several_leases_costs_no_lease(
     make: MakeQueue, caplog: pytest.LogCaptureFixture
 ) -> None:

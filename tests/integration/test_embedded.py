@@ -27,6 +27,8 @@ from litestar_tasks.queues import embedded
 from litestar_tasks.queues.embedded import EmbeddedServer
 
 BACKEND = Path(embedded.__file__).parents[2]
+pytestmark = pytest.mark.usefixtures("light_starts")
+
 LINUX = sys.platform == "linux"
 
 # Every process that a test starts begins with this: the package's own `__init__` imports the whole library, which

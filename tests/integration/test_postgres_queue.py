@@ -40,6 +40,7 @@ from litestar_tasks.queues.postgres.connection import Away, Endpoint
 from litestar_tasks.queues.postgres.migrations import migrate
 from litestar_tasks.registry import Registry
 from litestar_tasks.uniqueness import Lock
+from tests.homes import ABSENT
 from tests.integration.conftest import eventually
 from tests.servers import PostgresServer, postgres_binaries
 
@@ -258,7 +259,7 @@ app = Litestar(plugins=[TasksPlugin(TasksConfig(registry=Registry("shop"), broke
         return subprocess.Popen(
             [sys.executable, "-m", "litestar", "--app", "shop:app", "tasks", "migrate", *arguments],
             cwd=tmp_path,
-            env={**os.environ, "URL": database},
+            env={**os.environ, **ABSENT, "URL": database},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -31,6 +31,7 @@ from litestar_tasks.queues.presence import Process, this_process
 from litestar_tasks.queues.redis import RedisQueue
 from litestar_tasks.queues.redis.incarnation import TOKENS
 from litestar_tasks.queues.redis.lua import LIMIT
+from tests.homes import ABSENT
 from tests.integration.conftest import Server, eventually
 from tests.integration.recovery_app import create_app, wait, wait_in_thread, wait_once, wait_once_in_thread
 from tests.integration.test_redis_scripts import LAYOUT, Redis, Worker, claimed_keys, recovered
@@ -63,6 +64,7 @@ class Place:
             "CONCURRENCY": "4",
             "GATE": str(self._gate),
             "LEDGER": str(self._ledger),
+            **ABSENT,
         }
 
     async def start(self, **environment: str) -> subprocess.Popen[bytes]:

@@ -407,6 +407,7 @@ asyncio.run(main(*sys.argv[1:]))
 """
 
 
+@pytest.mark.usefixtures("light_starts")
 async def test_another_process_follows_a_job_by_its_id(registry: Registry, redis_url: str) -> None:
     @registry.task
     async def due(*, day: date) -> date:

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from litestar_tasks.queues.redis import RedisQueue
-from tests.homes import free_port, wait_for
+from tests.homes import ABSENT, free_port, wait_for
 from tests.servers import RedisServer
 
 APP = """
@@ -84,11 +84,12 @@ class Site:
         self.folder, self.broker, self.port = folder, broker, free_port()
         self.log = folder / f"log-{self.port}"
         program, *words = command.format(port=self.port, workers=workers).split()
+        path = f"{ABSENT['PYTHONPATH']}:{folder}"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [Path(sys.executable).parent / program, *words],
                 cwd=folder,
-                env={**os.environ, "BROKER": broker.url, "GRACE": str(grace), "PYTHONPATH": str(folder)},
+                env={**os.environ, "BROKER": broker.url, "GRACE": str(grace), "PYTHONPATH": path},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -28,8 +28,11 @@ from litestar_tasks import (
     correlation_id,
 )
 from tests import processes
+from tests.homes import ABSENT
 from tests.processes import Parcel
 from tests.unit.test_worker import running
+
+pytestmark = pytest.mark.usefixtures("light_starts")
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
@@ -188,7 +191,7 @@ with asyncio.Runner(loop_factory=importlib.import_module(sys.argv[2]).new_event_
     )
     command = [sys.executable, "shop.py", str(tmp_path / "note"), loop]
     worker = subprocess.Popen(  # noqa: ASYNC220  # it is started at once
-        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(Path.cwd())}
+        command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": f"{ABSENT['PYTHONPATH']}:{Path.cwd()}"}
     )
     try:
         pid = await lingering(tmp_path / "note")

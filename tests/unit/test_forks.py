@@ -50,6 +50,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.usefixtures("light_starts")
 @pytest.mark.parametrize("task", ["on_the_loop", "in_a_thread"])
 def test_the_child_ends_where_its_task_does(task: str, tmp_path: Path) -> None:
     with Path(tmp_path, "said").open("w+") as said:

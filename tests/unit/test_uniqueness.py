@@ -120,6 +120,7 @@ def test_calls_are_alike_if_and_only_if_their_arguments_are_the_same_json(one: A
     assert (name_of(anything, one, other) == name_of(anything, other, one)) is same
 
 
+@pytest.mark.usefixtures("light_starts")
 def test_every_process_finds_the_same_name() -> None:
     program = (
         "from tests.unit.test_uniqueness import HOME, name_of, ship\n"
