@@ -79,8 +79,10 @@ dev-worker: $(STAMP) ## run a worker of its own, restarted on every edit
 	@exec $(LITESTAR) workers run --reload
 
 .PHONY: test
-# In the order of their names the long ones come early, and the processes end together.
+# In the order of their names the long ones come early, and the processes end together. Hundreds of processes import
+# the library: it is compiled once, also where Python is told not to write bytecode.
 test: $(STAMP) ## run the tests; ARGS goes to pytest
+	@$(BIN)/python -m compileall -q backend
 	@exec $(BIN)/python -m pytest -n auto --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 # Both supported majors of redis-py, and every supported interpreter that this machine has. `make test` has the

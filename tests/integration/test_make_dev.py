@@ -37,7 +37,7 @@ def checkout(tmp_path: Path) -> Path:
     folder.mkdir()
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy2(ROOT / name, folder)
-    shutil.copytree(ROOT / "backend", folder / "backend", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "backend", folder / "backend")
     (folder / ".venv").symlink_to(Path(sys.prefix))
     return folder
 

@@ -157,11 +157,20 @@ def transitions() -> list[tuple[str, datetime]]:
         moment = datetime(2010, 6, 1, tzinfo=UTC) if zone == "Pacific/Apia" else datetime(2026, 1, 1, tzinfo=UTC)
         end = moment + timedelta(days=1100)
         found.append((zone, moment))
-        while (later := moment + timedelta(hours=1)) < end:
-            if moment.astimezone(ZoneInfo(zone)).utcoffset() != later.astimezone(ZoneInfo(zone)).utcoffset():
-                found.append((zone, moment - timedelta(hours=1)))
+        while (later := moment + timedelta(days=1)) < end:
+            if offset(moment, zone) != offset(later, zone):
+                hours = (moment + timedelta(hours=number) for number in range(24))
+                last = next(hour for hour in hours if offset(hour, zone) != offset(hour + timedelta(hours=1), zone))
+                found.append((zone, last - timedelta(hours=1)))
             moment = later
     return found
+
+
+def offset(moment: datetime, zone: str) -> timedelta | None:
+    return moment.astimezone(ZoneInfo(zone)).utcoffset()
+
+
+TRANSITIONS = transitions()
 
 
 def some(low: int, high: int, most: int) -> st.SearchStrategy[frozenset[int]]:
@@ -170,7 +179,7 @@ def some(low: int, high: int, most: int) -> st.SearchStrategy[frozenset[int]]:
 
 @settings(max_examples=150, deadline=None)
 @given(
-    place=st.sampled_from(transitions()),
+    place=st.sampled_from(TRANSITIONS),
     earlier=st.integers(0, 40 * 60),
     fields=st.builds(
         Fields,
@@ -194,7 +203,7 @@ def test_matches_are_those_that_the_rule_gives_minute_by_minute(
 
 @settings(max_examples=100, deadline=None)
 @given(
-    place=st.sampled_from(transitions()),
+    place=st.sampled_from(TRANSITIONS),
     expression=st.sampled_from(["*/7 * * * *", "30 2 * * *", "0 0 1 * *", "*/5 1-3 * * 0", "10 * * * * */15"]),
     seconds=st.integers(0, 200_000),
 )
