@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import gc
+import json
 import os
+import subprocess
+import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -79,6 +82,37 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 def as_sqlalchemy(url: str, driver: str) -> str:
     return url.replace("postgresql://", f"postgresql+{driver}://")
+
+
+# One process for each, as from a shell, but for what they all import.
+_COMMANDS = r"""
+import json, os, sys
+import advanced_alchemy.extensions.litestar, litestar_tasks.outbox
+from litestar.__main__ import run_cli
+
+for arguments in json.loads(sys.argv[1]):
+    if not (child := os.fork()):
+        sys.argv[1:] = arguments
+        sys.exit(run_cli())
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    print("\0", code, sep="", end="\0", flush=True)
+"""
+
+
+def litestar(folder: Path, app: str, *commands: tuple[str, ...]) -> list[tuple[int, str]]:
+    """The status and the output of each command, one after another; importing takes longer than any of them."""
+    lines = json.dumps([("--app", app, *command) for command in commands])
+    done = subprocess.run(
+        [sys.executable, "-c", _COMMANDS, lines],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+        check=True,
+    )
+    outputs, codes = (done.stdout.split("\0")[part:-1:2] for part in (0, 1))
+    return list(zip(map(int, codes), outputs, strict=True))
 
 
 class DatabaseApp:

@@ -52,7 +52,7 @@ from litestar_tasks.queues.cursors import to_text
 from litestar_tasks.queues.operations import JobFilter
 from litestar_tasks.queues.postgres.migrations import migrate
 from tests.integration.conftest import eventually
-from tests.integration.database.conftest import DatabaseApp, Start, as_sqlalchemy, make_app, serving
+from tests.integration.database.conftest import DatabaseApp, Start, as_sqlalchemy, litestar, make_app, serving
 from tests.servers import PostgresServer, RedisServer
 
 TABLE = "litestar_tasks_history"
@@ -880,21 +880,18 @@ def test_the_commands_make_the_tables_and_show_what_a_killed_worker_had_written(
     redis_server.client.flushall()
     (tmp_path / "an_app.py").write_text(_APP.replace("BROKER", repr(redis_server.url)))
 
-    def litestar(*arguments: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "litestar", "--app", "an_app:create_app", *arguments]
-        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    def run(*commands: tuple[str, ...]) -> list[tuple[int, str]]:
+        return litestar(tmp_path, "an_app:create_app", *commands)
 
-    def run(*arguments: str) -> str:
-        done = litestar(*arguments)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
-
-    run("database", "init", "migrations", "--no-prompt")
-    run("database", "make-migrations", "--no-prompt", "-m", "history")
-    refused = litestar("tasks", "history")
-    assert refused.returncode != 0
-    assert "litestar database upgrade" in refused.stdout + refused.stderr
-    run("database", "upgrade", "--no-prompt")
+    *made, (refused, told), upgraded = run(
+        ("database", "init", "migrations", "--no-prompt"),
+        ("database", "make-migrations", "--no-prompt", "-m", "history"),
+        ("tasks", "history"),
+        ("database", "upgrade", "--no-prompt"),
+    )
+    assert [code for code, _ in (*made, upgraded)] == [0, 0, 0], (made, upgraded)
+    assert refused != 0
+    assert "litestar database upgrade" in told
     with sqlite3.connect(tmp_path / "app.sqlite3") as connection:
         columns = {row[1] for row in connection.execute("PRAGMA table_info(past)")}
         assert {"id", "enqueued", "arguments", "log"} <= columns
@@ -922,19 +919,26 @@ def test_the_commands_make_the_tables_and_show_what_a_killed_worker_had_written(
         if worker.poll() is None:
             worker.send_signal(signal.SIGKILL)
             worker.wait()
-    listed = run("tasks", "history")
+    *asked, (missing, told) = run(
+        ("tasks", "history"),
+        ("tasks", "history", "--status", "complete", "--since", "1"),
+        ("tasks", "history", "--text", "valueerror"),
+        ("tasks", "history", "--job", bad),
+        ("tasks", "history", "--rerun", good),
+        ("tasks", "history", "--rerun", bad),
+    )
+    assert [code for code, _ in asked] == [0] * 5, asked
+    listed, complete, failed, shown, again = (output for _, output in asked)
     assert good in listed
     assert "complete" in listed
     assert bad in listed
-    assert bad not in run("tasks", "history", "--status", "complete", "--since", "1")
-    assert good not in run("tasks", "history", "--text", "valueerror")
-    shown = run("tasks", "history", "--job", bad)
+    assert bad not in complete
+    assert good not in failed
     assert "Traceback" in shown
     assert SECRET not in shown
-    assert "default:" in run("tasks", "history", "--rerun", good)
-    missing = litestar("tasks", "history", "--rerun", bad)
-    assert missing.returncode != 0
-    assert "does not hold password" in missing.stdout + missing.stderr
+    assert "default:" in again
+    assert missing != 0
+    assert "does not hold password" in told
 
 
 async def test_a_stock_record_without_times_is_recorded(start: Start[App]) -> None:

@@ -43,7 +43,15 @@ from litestar_tasks.outbox.models import outbox_table
 from litestar_tasks.outbox.outbox import Outbox
 from litestar_tasks.queues.postgres.migrations import migrate
 from tests.integration.conftest import eventually
-from tests.integration.database.conftest import DRIVERS, DatabaseApp, Start, as_sqlalchemy, make_app, serving
+from tests.integration.database.conftest import (
+    DRIVERS,
+    DatabaseApp,
+    Start,
+    as_sqlalchemy,
+    litestar,
+    make_app,
+    serving,
+)
 from tests.servers import PostgresServer, RedisServer
 
 TABLE = "litestar_tasks_outbox"
@@ -792,31 +800,29 @@ app = Litestar(plugins=[TasksPlugin(tasks), SQLAlchemyPlugin(database)])
 def test_the_commands_that_the_message_names_make_the_table(tmp_path: Path) -> None:
     (tmp_path / "main.py").write_text(APP)
 
-    def litestar(*arguments: str) -> subprocess.CompletedProcess[str]:
-        program = Path(sys.executable).parent / "litestar"
-        return subprocess.run(
-            [program, "--app", "main:app", *arguments], cwd=tmp_path, capture_output=True, text=True, check=False
-        )
-
-    missing = litestar("tasks", "outbox")
-    assert missing.returncode != 0
-    assert "litestar database make-migrations, then litestar database upgrade" in missing.stderr + missing.stdout
-    for command in (
-        ["init", "--no-prompt", "migrations"],
-        ["make-migrations", "--no-prompt", "-m", "outbox"],
-        ["upgrade", "--no-prompt"],
-    ):
-        done = litestar("database", *command)
-        assert done.returncode == 0, done.stdout + done.stderr
-    shown = litestar("tasks", "outbox")
-    assert shown.returncode == 0, shown.stdout + shown.stderr
-    assert shown.stdout.strip() == "waiting 0, delivered 0, parked 0, of queues that this app does not have 0"
+    (missing, told), *made, shown = litestar(
+        tmp_path,
+        "main:app",
+        ("tasks", "outbox"),
+        ("database", "init", "--no-prompt", "migrations"),
+        ("database", "make-migrations", "--no-prompt", "-m", "outbox"),
+        ("database", "upgrade", "--no-prompt"),
+        ("tasks", "outbox"),
+    )
+    assert missing != 0
+    assert "litestar database make-migrations, then litestar database upgrade" in told
+    assert [code for code, _ in made] == [0, 0, 0], made
+    assert shown[0] == 0, shown
+    assert shown[1].splitlines()[-1] == "waiting 0, delivered 0, parked 0, of queues that this app does not have 0"
     row = f"INSERT INTO {TABLE} VALUES ('t', 0, 'default', 'hello', '{{}}', 0, 0, NULL, NULL, 1, 'refused: x')"
     with sqlite3.connect(tmp_path / "app.sqlite3") as connection:
         connection.execute(row)
     connection.close()
-    assert "t-0  default  hello  1970-01-01 00:00  refused: x" in litestar("tasks", "outbox").stdout
-    assert "1 of 2 rows were removed" in litestar("tasks", "outbox", "--drop", "t-0", "--drop", "t-1").stdout
+    (_, listed), (_, dropped) = litestar(
+        tmp_path, "main:app", ("tasks", "outbox"), ("tasks", "outbox", "--drop", "t-0", "--drop", "t-1")
+    )
+    assert "t-0  default  hello  1970-01-01 00:00  refused: x" in listed
+    assert "1 of 2 rows were removed" in dropped
 
 
 def test_importing_the_library_loads_no_database() -> None:
