@@ -110,3 +110,20 @@ async def test_a_caller_that_is_cancelled_is_no_outage_and_holds_up_no_other(
         assert not caplog.records
     finally:
         await queue.disconnect()
+
+
+def test_a_connection_does_not_look_for_the_version_of_redis_py_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It stands in a file, and reading it takes longer than all else that makes a connection."""
+    endpoint = Endpoint.from_url("redis://localhost")
+
+    def look(name: str) -> str:
+        raise AssertionError(f"the version of {name} was looked up")
+
+    monkeypatch.setattr("importlib.metadata.version", look)
+    endpoint.connection()
+
+
+@pytest.mark.filterwarnings("ignore:Call to '__init__' function with deprecated usage:DeprecationWarning")
+def test_what_a_client_says_of_itself_is_kept() -> None:
+    named = redis.asyncio.Redis.from_url("redis://localhost?lib_name=shop&lib_version=1.2")
+    assert "'shop'" in repr(vars(Endpoint(named).connection()))  # which keeps it elsewhere in each version of redis-py

@@ -49,6 +49,18 @@ _DECIDED_HERE: Final = frozenset(
 )
 
 
+def _named() -> dict[str, Any]:
+    """What a server is told of its client: without it redis-py looks its version up on the disk for each connection."""
+    try:
+        from redis.driver_info import DriverInfo
+    except ImportError:  # redis-py 7.0, which reads its version once
+        return {}
+    return {"driver_info": DriverInfo()}
+
+
+_NAMED: Final = _named()
+
+
 class Endpoint:
     """The Redis or Valkey server of a queue, and how to connect to it.
 
@@ -81,6 +93,8 @@ class Endpoint:
             if name not in _DECIDED_HERE and not name.startswith(("maint", "orig_", "oss_"))
         }
         self._settings["protocol"] = 2
+        if not given.keys() & {"driver_info", "lib_name", "lib_version"}:
+            self._settings.update(_NAMED)
         route: Route | None = given.get("route")
         if route is not None:
             route = self._settings["route"] = route.to(queue)
