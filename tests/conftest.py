@@ -6,6 +6,7 @@ import fcntl
 import gc
 import os
 import signal
+import sys
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from xdist.scheduler import LoadGroupScheduling
 from tests.homes import ABSENT
 
 ROOM = pytest.StashKey["Room"]()
+FOLDER = pytest.StashKey[Path]()
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and nohup the end of the terminal; what they
 # start would inherit that.
@@ -53,6 +55,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.xdist_group("alone"))
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection(session: pytest.Session) -> Generator[None, object, object]:
+    """Keep the compiled tests for the other processes of the run, also where Python is told not to write bytecode."""
+    told, sys.dont_write_bytecode = sys.dont_write_bytecode, False
+    try:
+        return (yield)
+    finally:
+        sys.dont_write_bytecode = told
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector: pytest.Collector) -> Generator[None, object, object]:
+    """Let one process compile a file's assertions, which takes longer than all else, and the others read it then."""
+    if not isinstance(collector, pytest.Module):
+        return (yield)
+    with (_folder(collector.config) / f"{collector.nodeid.replace('/', '-')}.lock").open("ab") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return (yield)
+
+
 def pytest_collection_finish() -> None:
     """Thousands of tests and all that they import stay to the end; no collection of garbage need look at them again."""
     gc.collect()
@@ -70,12 +92,10 @@ class Room:
     """Keeps tests that measure time apart from all others, in whichever process of this run those are.
 
     Args:
-        run: Names the run.
+        folder: Where the processes of the run meet.
     """
 
-    def __init__(self, run: str) -> None:
-        folder = Path(tempfile.gettempdir()) / f"tests-{run}"
-        folder.mkdir(exist_ok=True)
+    def __init__(self, folder: Path) -> None:
         self._gate = (folder / "gate").open("ab")
         self._room = (folder / "room").open("ab")
         self._mine = False
@@ -108,8 +128,17 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
 
 def _room(config: pytest.Config) -> Room:
     if (room := config.stash.get(ROOM, None)) is None:
-        room = config.stash[ROOM] = Room(getattr(config, "workerinput", {}).get("testrunuid") or uuid4().hex)
+        room = config.stash[ROOM] = Room(_folder(config))
     return room
+
+
+def _folder(config: pytest.Config) -> Path:
+    """One for the processes of a run."""
+    if (folder := config.stash.get(FOLDER, None)) is None:
+        run = getattr(config, "workerinput", {}).get("testrunuid") or uuid4().hex
+        folder = config.stash[FOLDER] = Path(tempfile.gettempdir()) / f"tests-{run}"
+        folder.mkdir(exist_ok=True)
+    return folder
 
 
 def _is(item: pytest.Item, mark: str) -> bool:
