@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import gc
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -45,6 +46,17 @@ class FilesScheduling(LoadGroupScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> FilesScheduling:
     """How processes share the tests."""
     return FilesScheduling(config, log)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the run, so that its first process knows where the others meet, and can clear that away."""
+    config.option.testrunuid = config.option.testrunuid or uuid4().hex
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Leave nothing behind."""
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(_folder(config), ignore_errors=True)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -135,7 +147,7 @@ def _room(config: pytest.Config) -> Room:
 def _folder(config: pytest.Config) -> Path:
     """One for the processes of a run."""
     if (folder := config.stash.get(FOLDER, None)) is None:
-        run = getattr(config, "workerinput", {}).get("testrunuid") or uuid4().hex
+        run = getattr(config, "workerinput", {}).get("testrunuid") or config.getoption("testrunuid")
         folder = config.stash[FOLDER] = Path(tempfile.gettempdir()) / f"tests-{run}"
         folder.mkdir(exist_ok=True)
     return folder
