@@ -21,7 +21,14 @@ from litestar_tasks.queues.postgres.connection import Away, Connection, execute,
 from litestar_tasks.queues.postgres.locking import Wanted, store_locked, store_locked_within
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.statements import DELIVER_MANY, ENQUEUE_MANY, ENQUEUE_ONE, READ
-from litestar_tasks.queues.producing import max_losses_of, store_in_parts, submission_of
+from litestar_tasks.queues.producing import (
+    check_texts,
+    max_losses_of,
+    store_in_parts,
+    submission_of,
+    tag_of,
+    texts_of,
+)
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
@@ -308,7 +315,7 @@ def _row(entry: _Entry) -> tuple[Any, ...]:
         max_losses_of(job) or None,
         job.attempts,
         job.function,
-        _tag_of(job),
+        tag_of(job),
         has_follow_ups(job),
     )
 
@@ -333,20 +340,9 @@ def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]
     return DELIVER_MANY, {**parameters, "rows": [entry.row for entry in group]}
 
 
-def _tag_of(job: Job) -> str | None:
-    """The tag of a job, if it has one."""
-    tag = job.meta.get("tag") if job.meta else None
-    return tag if isinstance(tag, str) else None
-
-
 def _check(job: Job) -> None:
     """Refuse text that Postgres can't hold. What is within the document can: JSON escapes it."""
-    for what, text in (("key", job.key), ("name", job.function), ("group_key", job.group_key), ("tag", _tag_of(job))):
-        if text is None:
-            continue
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise PayloadError(job.function, f"the job's {what} {text!r} is no Unicode text") from None
-        if "\0" in text:
+    check_texts(job)
+    for what, text in texts_of(job):
+        if text and "\0" in text:
             raise PayloadError(job.function, f"the job's {what} {text!r} holds a NUL, which Postgres cannot store")
