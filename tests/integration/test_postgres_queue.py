@@ -22,7 +22,7 @@ from saq.queue.postgres import PostgresQueue as StockQueue
 from litestar_tasks.config import TasksConfig
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, PayloadError, QueueUnavailableError
 from litestar_tasks.follow_ups import FOLLOW_UPS
-from litestar_tasks.job import JobSpec
+from litestar_tasks.job import JobSpec, Submission
 from litestar_tasks.queues import patrol, records, served
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.operations import JobFilter
@@ -353,6 +353,20 @@ async def test_a_durability_that_the_server_cannot_keep_is_refused(url: str, mak
 
 
 # ---------------------------------------------------------------------------------------------------- keys and groups
+
+
+async def test_a_job_that_postgres_refuses_costs_others_of_its_round_trip_nothing(
+    url: str, make_queue: MakeQueue
+) -> None:
+    queue = make_queue(url)
+    await queue.connect()
+    long = token_hex(5_000)  # no index holds it
+    calls = [JobSpec(task="noop", kwargs={}, key=key) for key in ("a", "b", long, "c", "d")]
+    answers = await asyncio.gather(*map(queue.submit, calls), return_exceptions=True)
+    assert [type(one) for one in answers] == [Submission, Submission, PayloadError, Submission, Submission]
+    assert [one.deduplicated for one in answers if isinstance(one, Submission)] == [False] * 4
+    assert "Postgres refuses the job" in str(answers[2])
+    assert await queue.count("queued") == 4
 
 
 async def test_the_same_key_on_two_queues_is_two_jobs(url: str, make_queue: MakeQueue) -> None:

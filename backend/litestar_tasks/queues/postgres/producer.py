@@ -103,8 +103,8 @@ class Producer:
         self._label = label
         self._deadline = deadline
         self._link = link
-        self._batcher: Batcher[Link, _Entry, _Answer] = Batcher(
-            lambda _, entries: self._send(entries), [link], _TOGETHER
+        self._batcher: Batcher[Link, _Entry, _Answer | PayloadError] = Batcher(
+            lambda _, entries: self._send(entries, apart=True), [link], _TOGETHER
         )
         self._bulk_lock = asyncio.Lock()
 
@@ -112,6 +112,8 @@ class Producer:
         """See ``TaskQueue.store``. Those who come while another one is under way share the next round trip."""
         entry = _entry(job, once=once)
         stored = await self._insist([entry], lambda: self._batcher.ask(entry))
+        if isinstance(stored, PayloadError):
+            raise stored
         return await self._submission(entry, stored)
 
     async def store_many(self, jobs: Sequence[tuple[Job, bool]]) -> list[Submission]:
@@ -183,14 +185,20 @@ class Producer:
                 self._outage.succeeded()
                 return answer
 
-    async def _send(self, entries: Sequence[_Entry]) -> list[_Answer]:
-        """Store entries in order."""
+    async def _send(self, entries: Sequence[_Entry], *, apart: bool = False) -> list[Any]:
+        """Store entries in order, and return what became of each.
+
+        Args:
+            entries: The entries.
+            apart: Whether they are different callers': one that Postgres refuses has its error for an answer, and takes
+                no other with it. Defaults to False: the error is raised, and those behind it are not stored.
+        """
         for entry in entries:
             entry.flying = True
-        answers: list[_Answer] = []
+        answers: list[_Answer | PayloadError] = []
         try:
             for group in _groups(entries):
-                answers += await self._send_group(group)
+                await self._send_group(group, answers, apart=apart)
         except BaseException:
             for entry in entries[: len(answers)]:
                 entry.sent = True  # they are stored, and will be sent again with the others
@@ -199,17 +207,20 @@ class Producer:
             for entry in entries:
                 entry.flying = False
         soon = time.time() + _SOON
-        if any(stored and entry.job.scheduled < soon for entry, stored in zip(entries, answers, strict=True)):
+        if any(answer and entry.job.scheduled < soon for entry, answer in zip(entries, answers, strict=True)):
             self._announcer.ready()
         return answers
 
-    async def _send_group(self, group: Sequence[_Entry]) -> list[_Answer]:
+    async def _send_group(
+        self, group: Sequence[_Entry], answers: list[_Answer | PayloadError], *, apart: bool
+    ) -> None:
         statement, parameters = _statement(self._queue.name, group)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.
             timeout = self._deadline if self._link.connection is None else self._deadline / 2
             if group[0].lock is not None:
-                return await self._send_locked(group, parameters, timeout)
+                answers += await self._send_locked(group, parameters, timeout)
+                return
             rows = await self._link.ask(statement, parameters, timeout=timeout)
         except Away as error:
             for entry in group:
@@ -225,12 +236,19 @@ class Producer:
             if not rejects(error):
                 raise
             if len(group) > 1:  # find out which, alone
-                return [stored for entry in group for stored in await self._send_group([entry])]
-            raise PayloadError(group[0].job.function, f"Postgres refuses the job: {reason_of(error)}") from error
+                for entry in group:
+                    await self._send_group([entry], answers, apart=apart)
+                return
+            refusal = PayloadError(group[0].job.function, f"Postgres refuses the job: {reason_of(error)}")
+            if not apart:
+                raise refusal from error
+            answers.append(refusal)
+            return
         if len(group) == 1:
-            return [bool(rows)]
-        stored = {key for (key,) in rows}
-        return [entry.job.key in stored for entry in group]
+            answers.append(bool(rows))
+        else:
+            stored = {key for (key,) in rows}
+            answers += [entry.job.key in stored for entry in group]
 
     async def _send_locked(self, group: Sequence[_Entry], parameters: dict[str, Any], timeout: float) -> list[_Answer]:
         insert = ENQUEUE_MANY, parameters
