@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from typing import Any
 
@@ -25,7 +26,7 @@ from litestar_tasks.follow_ups import FOLLOW_UPS
 from litestar_tasks.job import JobSpec, Submission
 from litestar_tasks.queues import patrol, records, served
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
-from litestar_tasks.queues.operations import JobFilter
+from litestar_tasks.queues.operations import JobFilter, Minute, TaskMinute
 from litestar_tasks.queues.postgres import (
     PostgresQueue,
     consumer,
@@ -312,6 +313,29 @@ async def test_no_statement_reads_whatever_else_is_in_the_table(url: str, make_q
         text = "\n".join(line for (line,) in plan)
         assert "Seq Scan on litestar_tasks_jobs" not in text, f"{name}\n{text}"
         assert "Bitmap" not in text, f"{name}\n{text}"
+
+
+async def test_a_days_minutes_are_those_of_the_servers_clock(
+    url: str, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose clock is days ahead removes none that others have counted."""
+    monkeypatch.setattr(upkeep, "_IDLE", 0.0)
+    queue = make_queue(url)
+    now = datetime.now(UTC)
+    counted = {"noop": TaskMinute(complete=1)}
+    await queue.add_minutes([Minute(now - timedelta(days=age), counted) for age in (0, 2)])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3 * 86_400)
+    await Hand(queue).open()
+    link: Any = queue._reader
+
+    async def kept() -> bool:
+        found = await link.ask(
+            "SELECT minute FROM litestar_tasks_minutes WHERE queue = %(queue)s", {"queue": queue.name}
+        )
+        return [minute for (minute,) in found] == [int(now.timestamp()) // 60]
+
+    await eventually(kept)
 
 
 # ---------------------------------------------------------------------------------------------------- settings
@@ -836,8 +860,6 @@ async def test_an_abort_that_comes_with_the_claim_is_told_when_the_worker_knows_
 
 
 def _in_a_minute() -> Any:
-    from datetime import UTC, datetime, timedelta
-
     return datetime.now(UTC) + timedelta(minutes=1)
 
 

@@ -211,9 +211,7 @@ class Producer:
             self._announcer.ready()
         return answers
 
-    async def _send_group(
-        self, group: Sequence[_Entry], answers: list[_Answer | PayloadError], *, apart: bool
-    ) -> None:
+    async def _send_group(self, group: Sequence[_Entry], answers: list[_Answer | PayloadError], *, apart: bool) -> None:
         statement, parameters = _statement(self._queue.name, group)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.

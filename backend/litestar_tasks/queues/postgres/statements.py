@@ -430,7 +430,8 @@ DELETE FROM litestar_tasks_windows WHERE queue = %(queue)s AND lock IN (
 
 FORGET_WORKERS: Final = "DELETE FROM litestar_tasks_workers WHERE expire_at <= now()"
 FORGET_MINUTES: Final = """
-DELETE FROM litestar_tasks_minutes WHERE queue = %(queue)s AND minute < %(first)s
+DELETE FROM litestar_tasks_minutes
+WHERE queue = %(queue)s AND minute < (extract(epoch FROM now()) / 60 - %(minutes)s)::integer
 """
 
 # ---------------------------------------------------------------------------------------------------- operations

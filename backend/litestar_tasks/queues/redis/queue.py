@@ -331,9 +331,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         texts = await self._command("MGET", *keys) if keys else []
         found = zip(keys, texts, strict=True)
         return {
-            key.decode().rpartition(":")[2]: moved(json.loads(text), ahead)
-            for key, text in found
-            if text is not None
+            key.decode().rpartition(":")[2]: moved(json.loads(text), ahead) for key, text in found if text is not None
         }
 
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
