@@ -133,6 +133,28 @@ async def test_any_text_can_be_a_key(queue: TaskQueue) -> None:
     assert keys_of([job for job in await queue.jobs(KEYS) if job]) == KEYS
 
 
+async def test_what_is_no_text_is_refused_by_itself_and_costs_no_other_call_anything(queue: TaskQueue) -> None:
+    half = "\ud800"
+    odd = [spec(half), spec("odd", meta={"tag": half}), spec("odd", task=f"echo{half}"), spec("odd", group=half)]
+    calls = [call for number, one in enumerate(odd) for call in (spec(f"k{number}"), one, spec(f"l{number}"))]
+    answers = await asyncio.gather(*map(queue.submit, calls), return_exceptions=True)
+    for call, answer in zip(calls, answers, strict=True):
+        if call in odd:
+            assert isinstance(answer, PayloadError)
+            assert "is no Unicode text" in str(answer)
+        else:
+            assert not isinstance(answer, BaseException), answer
+    hand = await Hand(queue).open()
+    claimed = {(await hand.one()).key for _ in range(2 * len(odd))}
+    assert claimed == {call.key for call in calls if call not in odd}
+
+
+async def test_what_is_within_a_document_may_be_no_text(queue: TaskQueue) -> None:
+    await queue.submit(spec("k", kwargs={"half": "\ud800"}))
+    hand = await Hand(queue).open()
+    assert (await hand.one()).kwargs == {"half": "\ud800"}
+
+
 async def test_tasks_are_enqueued_by_name_and_checked(make: MakeQueue) -> None:
     registry = Registry("conformance", allow_local=True)
 

@@ -538,6 +538,23 @@ async def test_a_worker_that_fell_silent_is_lost_and_one_that_stopped_is_not(mak
     assert (await queue.info())["workers"] == {}
 
 
+@needs("shared")
+@pytest.mark.parametrize("hours", [2, -2])
+async def test_a_worker_whose_clock_is_wrong_is_not_lost_nor_are_others(
+    make: MakeQueue, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    queue = await make("work")
+    right: Any = process_report(started=millis(), running=0, concurrency=1)
+    await queue.write_worker_info("right", right, ttl=3_600)
+    real = time.time
+    with monkeypatch.context() as patched:
+        patched.setattr(time, "time", lambda: real() + hours * 3_600)
+        wrong: Any = process_report(started=millis(), running=0, concurrency=1)
+        await queue.write_worker_info("wrong", wrong, ttl=3_600)
+        assert sorted(worker.id for worker in await queue.workers()) == ["right", "wrong"]
+    assert sorted((worker.id, worker.lost) for worker in await queue.workers()) == [("right", False), ("wrong", False)]
+
+
 async def test_what_a_worker_of_stock_saq_says_is_read_too(make: MakeQueue) -> None:
     queue = await make("work")
     await queue.worker_info("stock", "work")

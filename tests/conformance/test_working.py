@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -71,6 +72,39 @@ async def test_hundreds_of_jobs_run_once_each(make: MakeQueue, registry: Registr
 
         await eventually(done)
     assert sorted(seen) == list(range(400))
+
+
+@needs("leases")  # in memory, the broker's clock is the worker's
+@pytest.mark.parametrize("shift", [3_600, -3_600])
+async def test_a_worker_whose_clock_is_wrong_goes_by_the_brokers(
+    make: MakeQueue, registry: Registry, monkeypatch: pytest.MonkeyPatch, shift: int
+) -> None:
+    @registry.task(max_attempts=2)
+    async def flaky(job: CurrentJob) -> int:
+        if job.attempt < 2:
+            raise ValueError
+        return job.attempt
+
+    queue = await make(registry=registry)
+    first = await queue.submit(registry.get_task("flaky").spec((), {}, {"expires": 600.0}))
+    await queue.submit(JobSpec(task="of_a_newer_release", kwargs={}, key="newer"))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + shift)
+    async with working(queue, registry):
+        ended = await queue.wait(first.job.key, 30)
+
+        async def put_back() -> bool:
+            newer = await record(queue, "newer")
+            assert newer.error is None
+            return newer.scheduled > 0
+
+        await eventually(put_back)
+    assert ended is not None
+    assert (ended.status.value, ended.result) == ("complete", 2)
+    now = real() * 1000
+    assert now - 60_000 < ended.queued <= ended.started <= ended.completed < now + 60_000
+    (before,) = ended.meta["history"]
+    assert before["started"] <= before["completed"] <= ended.started
 
 
 async def test_an_attempt_that_ends_in_a_retry_is_remembered(make: MakeQueue, registry: Registry) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from typing import Any
 
@@ -22,10 +23,10 @@ from saq.queue.postgres import PostgresQueue as StockQueue
 from litestar_tasks.config import TasksConfig
 from litestar_tasks.exceptions import BrokerError, ConfigurationError, PayloadError, QueueUnavailableError
 from litestar_tasks.follow_ups import FOLLOW_UPS
-from litestar_tasks.job import JobSpec
+from litestar_tasks.job import JobSpec, Submission
 from litestar_tasks.queues import patrol, records, served
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
-from litestar_tasks.queues.operations import JobFilter
+from litestar_tasks.queues.operations import JobFilter, Minute, TaskMinute
 from litestar_tasks.queues.postgres import (
     PostgresQueue,
     consumer,
@@ -315,6 +316,29 @@ async def test_no_statement_reads_whatever_else_is_in_the_table(url: str, make_q
         assert "Bitmap" not in text, f"{name}\n{text}"
 
 
+async def test_a_days_minutes_are_those_of_the_servers_clock(
+    url: str, make_queue: MakeQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker whose clock is days ahead removes none that others have counted."""
+    monkeypatch.setattr(upkeep, "_IDLE", 0.0)
+    queue = make_queue(url)
+    now = datetime.now(UTC)
+    counted = {"noop": TaskMinute(complete=1)}
+    await queue.add_minutes([Minute(now - timedelta(days=age), counted) for age in (0, 2)])
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 3 * 86_400)
+    await Hand(queue).open()
+    link: Any = queue._reader
+
+    async def kept() -> bool:
+        found = await link.ask(
+            "SELECT minute FROM litestar_tasks_minutes WHERE queue = %(queue)s", {"queue": queue.name}
+        )
+        return [minute for (minute,) in found] == [int(now.timestamp()) // 60]
+
+    await eventually(kept)
+
+
 # ---------------------------------------------------------------------------------------------------- settings
 
 
@@ -354,6 +378,20 @@ async def test_a_durability_that_the_server_cannot_keep_is_refused(url: str, mak
 
 
 # ---------------------------------------------------------------------------------------------------- keys and groups
+
+
+async def test_a_job_that_postgres_refuses_costs_others_of_its_round_trip_nothing(
+    url: str, make_queue: MakeQueue
+) -> None:
+    queue = make_queue(url)
+    await queue.connect()
+    long = token_hex(5_000)  # no index holds it
+    calls = [JobSpec(task="noop", kwargs={}, key=key) for key in ("a", "b", long, "c", "d")]
+    answers = await asyncio.gather(*map(queue.submit, calls), return_exceptions=True)
+    assert [type(one) for one in answers] == [Submission, Submission, PayloadError, Submission, Submission]
+    assert [one.deduplicated for one in answers if isinstance(one, Submission)] == [False] * 4
+    assert "Postgres refuses the job" in str(answers[2])
+    assert await queue.count("queued") == 4
 
 
 async def test_the_same_key_on_two_queues_is_two_jobs(url: str, make_queue: MakeQueue) -> None:
@@ -823,8 +861,6 @@ async def test_an_abort_that_comes_with_the_claim_is_told_when_the_worker_knows_
 
 
 def _in_a_minute() -> Any:
-    from datetime import UTC, datetime, timedelta
-
     return datetime.now(UTC) + timedelta(minutes=1)
 
 

@@ -8,15 +8,19 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
+from litestar import Litestar
 from saq.job import Status
 
+from litestar_tasks import Registry, TasksConfig, TasksPlugin
 from litestar_tasks.exceptions import BrokerError, QueueUnavailableError
 from litestar_tasks.job import JobSpec
 from litestar_tasks.queues.base import ClaimedJob, Settlement, WorkerHooks
 from litestar_tasks.queues.redis import RedisQueue
+from litestar_tasks.worker import scheduler
 from tests.integration.conftest import Server, eventually
 
 StartServer = Callable[..., Server]
@@ -276,6 +280,51 @@ async def test_a_server_that_forgot_everything_gets_a_new_lease(
     await queue.submit(spec(key="next"))
     assert [job.key for job in await take(queue, 1)] == ["next"]
     assert "taken for lost" in caplog.text
+
+
+async def test_a_server_that_forgot_everything_gets_the_schedules_again(start_server: StartServer) -> None:
+    """As after a restart without its data: workers that run on would have fired nothing until they are replaced."""
+    server, registry, fired = start_server(), Registry("test", allow_local=True), 0
+
+    @registry.scheduled_task(every=timedelta(seconds=1))
+    async def tick() -> None:
+        nonlocal fired
+        fired += 1
+
+    config = TasksConfig(registry=registry, broker_url=server.url, in_process_worker=True, dashboard=None)
+    async with Litestar(plugins=[TasksPlugin(config)], logging_config=None).lifespan():
+        await eventually(lambda: fired > 0)
+        server.client.flushall()
+        before = fired
+        await eventually(lambda: fired > before + 1)
+
+
+async def test_a_schedule_that_the_server_has_lost_is_declared_again(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after a failover to a replica that lacked the last writes."""
+    monkeypatch.setattr(scheduler, "_ADVERTISE", 0.05)
+    monkeypatch.setattr(scheduler, "_RECKON", 0.2)
+    server, registry = start_server(), Registry("test", allow_local=True)
+
+    @registry.scheduled_task(every=timedelta(hours=1))
+    async def one() -> None: ...
+
+    @registry.scheduled_task(every=timedelta(hours=1))
+    async def other() -> None: ...
+
+    config = TasksConfig(registry=registry, broker_url=server.url, in_process_worker=True, dashboard=None)
+    plugin = TasksPlugin(config)
+    async with Litestar(plugins=[plugin], logging_config=None).lifespan():
+        schedules = plugin.get_queue("default").schedules
+
+        async def both() -> bool:
+            return (await schedules.read_all()).keys() == {"one", "other"}
+
+        await eventually(both)
+        assert await schedules.swap("other", await schedules.read("other"), None, None, None)
+        assert not await both()
+        await eventually(both)
 
 
 async def test_a_full_server_refuses_new_jobs_and_lets_old_ones_end(

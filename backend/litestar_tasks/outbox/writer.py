@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Callable, Sequence
@@ -52,6 +53,8 @@ class Open:
     """How many rows of the outbox were written."""
     queues: set[TaskQueue] = field(default_factory=set)
     """Those of which jobs were written."""
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    """Calls that are gathered come one after another: a session is for one at a time."""
     decided: bool = False
     """Whether it was committed or rolled back, and not only left."""
 
@@ -116,10 +119,11 @@ class Writer:
         opened = mine.sync_session.info.get(_OPEN)
         if opened is None or opened.writer is not self:
             opened = mine.sync_session.info[_OPEN] = Open(self, self._is_direct())
-        # What is unique takes its lock in a transaction of the broker's own, on which no other one has to wait.
-        if not opened.direct or any(lock_of(job) is not None for _, job, _ in jobs):
-            return await self._write_rows(mine, opened, jobs)
-        return await self._write_jobs(mine, opened, jobs)
+        async with opened.turn:
+            # What is unique takes its lock in a transaction of the broker's own, on which no other one has to wait.
+            if not opened.direct or any(lock_of(job) is not None for _, job, _ in jobs):
+                return await self._write_rows(mine, opened, jobs)
+            return await self._write_jobs(mine, opened, jobs)
 
     async def _write_rows(
         self, session: AsyncSession, opened: Open, jobs: Sequence[tuple[TaskQueue, Job, bool]]

@@ -10,7 +10,7 @@ from contextlib import AbstractAsyncContextManager, suppress
 from dataclasses import asdict, dataclass, fields
 from enum import Enum
 from os import urandom
-from time import time_ns
+from time import monotonic, time_ns
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias, cast
 
 from saq.job import TERMINAL_STATUSES, Job, Status
@@ -72,6 +72,7 @@ class ClaimedJob(Job):
         document: The record as it was claimed; empty where the broker has no use for it.
         untouched: Whether nobody but the worker has had the job in hand, so that the record of its end differs from
             ``document`` by nothing but the outcome. Who changes another field sets it to False.
+        ahead: By how many ms the broker's clock is ahead of this process's monotonic one; 0 where nobody has said so.
     """
 
     token: int = 0
@@ -79,6 +80,16 @@ class ClaimedJob(Job):
     lost: bool = False
     document: bytes = b""
     untouched: bool = False
+    ahead: float = 0.0
+
+    def now(self) -> int:
+        """The moment, in ms, by the clock of the broker that said when the job was claimed.
+
+        What a worker notes of a job, or decides about it, is beside what the broker and other workers do: a clock of
+        its own that is wrong, or is set meanwhile, would have it expire jobs that have time, and end others before they
+        have begun.
+        """
+        return int(monotonic() * 1000 + self.ahead) if self.ahead else now()
 
 
 class Settlement(Enum):

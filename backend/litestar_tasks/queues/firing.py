@@ -60,6 +60,7 @@ async def _fire(queue: TaskQueue, id: str, seen: bytes, now: int) -> None:
     if slot is not None:
         try:
             job = await queue.prepare(record.spec(schedule, slot, now))
+            job.queued = now
         except Exception as error:  # a hook of the application's
             logger.exception("schedule %r could not be fired for %s", id, moment_of(slot))
             new = record.failed(schedule, now, f"{type(error).__name__}: {error}")

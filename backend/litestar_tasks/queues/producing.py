@@ -1,4 +1,4 @@
-"""Storing jobs on a server: what the producers of Redis and of Postgres have in common."""
+"""Storing jobs: what the producers of all brokers have in common."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any, TypeVar
 
 from saq.job import Job
 
+from litestar_tasks.exceptions import PayloadError
 from litestar_tasks.job import Submission
 
-__all__ = ("max_losses_of", "store_in_parts", "submission_of")
+__all__ = ("check_texts", "max_losses_of", "store_in_parts", "submission_of", "tag_of", "texts_of")
 
 PartT = TypeVar("PartT")
 
@@ -58,3 +59,29 @@ def max_losses_of(job: Job) -> int:
     if not (meta := job.meta):
         return 0
     return 1 if meta.get("at_most_once") else meta.get("max_losses", 0)
+
+
+def tag_of(job: Job) -> str | None:
+    """The tag of a job, if it has one."""
+    tag = job.meta.get("tag") if job.meta else None
+    return tag if isinstance(tag, str) else None
+
+
+def texts_of(job: Job) -> tuple[tuple[str, str | None], ...]:
+    """The texts of a job that a broker uses by themselves, beside its document."""
+    return ("key", job.key), ("name", job.function), ("group_key", job.group_key), ("tag", tag_of(job))
+
+
+def check_texts(job: Job) -> None:
+    """Refuse a job that no broker could be told of, before it travels with others, which would be refused with it.
+
+    Raises:
+        PayloadError: A text is no Unicode: it holds half of a surrogate pair, which JSON alone can write.
+    """
+    for what, text in texts_of(job):
+        if text is None or text.isascii():
+            continue
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise PayloadError(job.function, f"the job's {what} {text!r} is no Unicode text") from None

@@ -167,7 +167,7 @@ def to_json(value: Any) -> bytes:
     return data
 
 
-def decode(data: bytes) -> Any:
+def decode(data: bytes | str) -> Any:
     """The value of a JSON text, whichever of the two wrote it.
 
     Raises:

@@ -18,7 +18,7 @@ from saq.utils import now
 
 from litestar_tasks.moments import maybe_moment
 
-__all__ = ("REMEMBERED", "WorkerReport", "living", "process_report", "read_reports")
+__all__ = ("REMEMBERED", "WorkerReport", "living", "moved", "process_report", "read_reports")
 
 REMEMBERED: Final = 3_600
 """Seconds for which the last word of a worker is kept that fell silent."""
@@ -43,7 +43,7 @@ class WorkerReport:
     started: datetime | None = None
     """When it began to work."""
     seen: datetime | None = None
-    """When it said this, by its own machine's clock."""
+    """When it said this. The broker says how long ago that is, and so no machine's clock makes a worker look lost."""
     running: int = 0
     """How many jobs it was running."""
     concurrency: int = 0
@@ -89,6 +89,19 @@ def process_report(*, started: int, running: int, concurrency: int, stopped: boo
             "stopped": stopped,
         }
     }
+
+
+def moved(info: WorkerInfo, by: int) -> WorkerInfo:
+    """What a worker has said, with the moment of it by another clock.
+
+    Args:
+        info: What it has said.
+        by: How many ms the other clock is ahead.
+    """
+    process = _mapping(_mapping(info).get(_PROCESS))
+    if not (seen := _number(process.get("seen"))):
+        return info
+    return cast("WorkerInfo", {**info, _PROCESS: {**process, "seen": seen + by}})
 
 
 def living(infos: Mapping[str, WorkerInfo]) -> dict[str, WorkerInfo]:

@@ -153,7 +153,7 @@ class Execution:
             return _unstorable(task, job, error)
 
     def _unknown_task(self, job: ClaimedJob) -> Outcome:
-        if time.time() - job.queued / 1000 >= UNKNOWN_TASK_GRACE:
+        if job.now() - job.queued >= UNKNOWN_TASK_GRACE * 1000:
             self._said.pop(job.function, None)
             return Outcome(
                 Settlement.QUARANTINED,
@@ -296,9 +296,8 @@ def _undecodable(task: AnyTask, job: ClaimedJob, error: Exception) -> Outcome:
 
 def _expired(job: ClaimedJob) -> Outcome | None:
     expires = job.meta.get("expires")
-    if job.attempts or not isinstance(expires, int | float) or time.time() < expires:
+    if job.attempts or not isinstance(expires, int | float) or (late := job.now() / 1000 - expires) < 0:
         return None
-    late = time.time() - expires
     logger.warning("task %r was not started: its job expired %.1f s ago (job %s)", job.function, late, job.id)
     return Outcome(
         Settlement.ABORTED,

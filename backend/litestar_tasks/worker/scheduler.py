@@ -27,6 +27,8 @@ _LEASE: Final = 15.0
 _SCATTER: Final = 0.005
 """Seconds within which the workers of a queue wake up, so that they do not all ask at once."""
 _SET_BACK: Final = 60.0
+_RECKON: Final = 60.0
+"""Seconds after which what is declared is compared anew with what the broker has: it may have lost some of it."""
 
 
 class Scheduler:
@@ -64,7 +66,7 @@ class Scheduler:
 
     async def _look_after(self, queue: TaskQueue) -> None:
         loop = asyncio.get_running_loop()
-        advertise, reckoned, offset = 0.0, False, None
+        advertise, reckon, offset, any_before = 0.0, 0.0, None, False
         while True:
             changes = queue.schedules.changes
             try:
@@ -72,10 +74,10 @@ class Scheduler:
                     winner = await queue.schedules.advertise(self._holder, self._digest, _LEASE)
                     advertise = loop.time() + _ADVERTISE
                     if winner != self._digest:
-                        reckoned = False
-                    elif not reckoned:
+                        reckon = 0.0
+                    elif loop.time() >= reckon:
                         await self._schedules.reconcile(queue)
-                        reckoned = True
+                        reckon = loop.time() + _RECKON
                 if queue.label not in self._served:
                     await asyncio.sleep(_ADVERTISE)
                     continue
@@ -84,7 +86,11 @@ class Scheduler:
                 before, offset = offset, look.now / 1000 - asked
                 if before is not None and offset < before - _SET_BACK:
                     logger.warning("queue %r: the broker's clock was set back by %d s", queue.label, before - offset)
-                    reckoned, advertise = False, 0.0  # whose release it is reckons them anew
+                    reckon = advertise = 0.0  # whose release it is reckons them anew
+                any_now = bool(look.due) or look.following is not None
+                if any_before and not any_now:
+                    reckon = advertise = 0.0  # nothing will fire any more, perhaps as the broker has forgotten it
+                any_before = any_now
                 wait = 0.0
                 if not look.due:
                     until = (

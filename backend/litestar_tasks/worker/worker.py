@@ -197,7 +197,7 @@ class Worker(StockWorker):
                 attempt.task = loop.create_task(self._run(attempt), name=job.function)
 
     async def _run(self, attempt: _Attempt) -> None:
-        job, started = attempt.job, time.time() * 1000
+        job, started = attempt.job, attempt.job.now()
         attempt.begun = True
         outcome: Outcome | None
         CAPACITY.set(attempt.seat)
@@ -366,7 +366,7 @@ def _record(job: ClaimedJob, outcome: Outcome) -> None:
     expired = outcome.reason == "expired"
     job.attempts += outcome.settlement in _COUNTED and not expired
     job.status = _STATUS.get(outcome.settlement, Status.QUEUED)
-    job.touched = now = int(time.time() * 1000)
+    job.touched = now = job.now()
     if job.status is Status.QUEUED:
         if outcome.settlement is Settlement.RETRY:
             _remember(job, "retry", outcome)

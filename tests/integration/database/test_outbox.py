@@ -206,6 +206,14 @@ async def test_what_follows_a_call_is_part_of_its_row(start: Start[App]) -> None
         assert not await known(job)
 
 
+async def test_calls_that_are_gathered_share_a_transaction(start: Start[App]) -> None:
+    async with start() as app, app.session() as session:
+        jobs = await asyncio.gather(*(note.using(session=session).enqueue(n=n) for n in range(20)))
+        await session.commit()
+        assert [await app.result(job) for job in jobs] == list(range(20))
+        assert sorted(ran) == list(range(20))
+
+
 async def test_rows_of_one_transaction_keep_their_order_within_queue_and_priority(start: Start[App]) -> None:
     async with start(in_process_worker=False) as app, app.session() as session:
         await enqueue_many([note.bind(n=n).using(session=session) for n in range(450)])

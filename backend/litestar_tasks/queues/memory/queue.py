@@ -18,6 +18,7 @@ from saq.types import CountKind, ListenCallback, QueueInfo, WorkerInfo
 from saq.utils import now
 
 from litestar_tasks.job import JobStatus, Submission, status_of
+from litestar_tasks.queues import records
 from litestar_tasks.queues.base import ClaimedJob, Delivery, Settlement, WorkerHooks
 from litestar_tasks.queues.compatible import CompatibleQueue
 from litestar_tasks.queues.following import has_follow_ups
@@ -26,6 +27,7 @@ from litestar_tasks.queues.memory.operations import MemoryOperations
 from litestar_tasks.queues.memory.schedules import MemorySchedules
 from litestar_tasks.queues.memory.state import State
 from litestar_tasks.queues.operations import Capability, JobState
+from litestar_tasks.queues.producing import check_texts
 from litestar_tasks.queues.reports import living
 from litestar_tasks.queues.retention import record_ttl
 
@@ -69,7 +71,7 @@ class MemoryQueue(CompatibleQueue):
         keep_failed: int = 100_000,
     ) -> None:
         name = f"{namespace}.{label}" if namespace else label
-        Queue.__init__(self, name=name, dump=msgspec.json.encode, load=msgspec.json.decode)
+        Queue.__init__(self, name=name, dump=msgspec.json.encode, load=records.decode)
         self.label = label
         self.registry = cast("Registry", registry)
         self._keep: dict[JobState, int] = {
@@ -98,6 +100,7 @@ class MemoryQueue(CompatibleQueue):
 
     async def store(self, job: Job, *, once: bool = False) -> Submission:
         """See ``TaskQueue.store``."""
+        check_texts(job)
         state = self._state
         state.expire()
         known = state.waits(job.key) or job.key in self._active

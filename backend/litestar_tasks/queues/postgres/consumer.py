@@ -208,7 +208,9 @@ class Consumer(Hold[Operation, LeaseThread]):
     def _accept(self, now: int, claims: Sequence[tuple[int, str, bytes]]) -> list[ClaimedJob]:
         """Make running jobs of what was claimed."""
         jobs = self._restore(claims, str)
+        ahead = now - time.monotonic() * 1000
         for job in jobs:
+            job.ahead = ahead
             job.fence = job.token
             job.status = Status.ACTIVE
             job.started = now

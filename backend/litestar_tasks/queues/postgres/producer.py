@@ -21,7 +21,14 @@ from litestar_tasks.queues.postgres.connection import Away, Connection, execute,
 from litestar_tasks.queues.postgres.locking import Wanted, store_locked, store_locked_within
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.statements import DELIVER_MANY, ENQUEUE_MANY, ENQUEUE_ONE, READ
-from litestar_tasks.queues.producing import max_losses_of, store_in_parts, submission_of
+from litestar_tasks.queues.producing import (
+    check_texts,
+    max_losses_of,
+    store_in_parts,
+    submission_of,
+    tag_of,
+    texts_of,
+)
 
 if TYPE_CHECKING:
     from saq.queue.base import Queue
@@ -96,8 +103,8 @@ class Producer:
         self._label = label
         self._deadline = deadline
         self._link = link
-        self._batcher: Batcher[Link, _Entry, _Answer] = Batcher(
-            lambda _, entries: self._send(entries), [link], _TOGETHER
+        self._batcher: Batcher[Link, _Entry, _Answer | PayloadError] = Batcher(
+            lambda _, entries: self._send(entries, apart=True), [link], _TOGETHER
         )
         self._bulk_lock = asyncio.Lock()
 
@@ -105,6 +112,8 @@ class Producer:
         """See ``TaskQueue.store``. Those who come while another one is under way share the next round trip."""
         entry = _entry(job, once=once)
         stored = await self._insist([entry], lambda: self._batcher.ask(entry))
+        if isinstance(stored, PayloadError):
+            raise stored
         return await self._submission(entry, stored)
 
     async def store_many(self, jobs: Sequence[tuple[Job, bool]]) -> list[Submission]:
@@ -176,14 +185,20 @@ class Producer:
                 self._outage.succeeded()
                 return answer
 
-    async def _send(self, entries: Sequence[_Entry]) -> list[_Answer]:
-        """Store entries in order."""
+    async def _send(self, entries: Sequence[_Entry], *, apart: bool = False) -> list[Any]:
+        """Store entries in order, and return what became of each.
+
+        Args:
+            entries: The entries.
+            apart: Whether they are different callers': one that Postgres refuses has its error for an answer, and takes
+                no other with it. Defaults to False: the error is raised, and those behind it are not stored.
+        """
         for entry in entries:
             entry.flying = True
-        answers: list[_Answer] = []
+        answers: list[_Answer | PayloadError] = []
         try:
             for group in _groups(entries):
-                answers += await self._send_group(group)
+                await self._send_group(group, answers, apart=apart)
         except BaseException:
             for entry in entries[: len(answers)]:
                 entry.sent = True  # they are stored, and will be sent again with the others
@@ -192,17 +207,18 @@ class Producer:
             for entry in entries:
                 entry.flying = False
         soon = time.time() + _SOON
-        if any(stored and entry.job.scheduled < soon for entry, stored in zip(entries, answers, strict=True)):
+        if any(answer and entry.job.scheduled < soon for entry, answer in zip(entries, answers, strict=True)):
             self._announcer.ready()
         return answers
 
-    async def _send_group(self, group: Sequence[_Entry]) -> list[_Answer]:
+    async def _send_group(self, group: Sequence[_Entry], answers: list[_Answer | PayloadError], *, apart: bool) -> None:
         statement, parameters = _statement(self._queue.name, group)
         try:
             # Half of the deadline, so that a connection that died silently can be replaced within it.
             timeout = self._deadline if self._link.connection is None else self._deadline / 2
             if group[0].lock is not None:
-                return await self._send_locked(group, parameters, timeout)
+                answers += await self._send_locked(group, parameters, timeout)
+                return
             rows = await self._link.ask(statement, parameters, timeout=timeout)
         except Away as error:
             for entry in group:
@@ -218,12 +234,19 @@ class Producer:
             if not rejects(error):
                 raise
             if len(group) > 1:  # find out which, alone
-                return [stored for entry in group for stored in await self._send_group([entry])]
-            raise PayloadError(group[0].job.function, f"Postgres refuses the job: {reason_of(error)}") from error
+                for entry in group:
+                    await self._send_group([entry], answers, apart=apart)
+                return
+            refusal = PayloadError(group[0].job.function, f"Postgres refuses the job: {reason_of(error)}")
+            if not apart:
+                raise refusal from error
+            answers.append(refusal)
+            return
         if len(group) == 1:
-            return [bool(rows)]
-        stored = {key for (key,) in rows}
-        return [entry.job.key in stored for entry in group]
+            answers.append(bool(rows))
+        else:
+            stored = {key for (key,) in rows}
+            answers += [entry.job.key in stored for entry in group]
 
     async def _send_locked(self, group: Sequence[_Entry], parameters: dict[str, Any], timeout: float) -> list[_Answer]:
         insert = ENQUEUE_MANY, parameters
@@ -308,7 +331,7 @@ def _row(entry: _Entry) -> tuple[Any, ...]:
         max_losses_of(job) or None,
         job.attempts,
         job.function,
-        _tag_of(job),
+        tag_of(job),
         has_follow_ups(job),
     )
 
@@ -333,20 +356,9 @@ def _statement(queue: str, group: Sequence[_Entry]) -> tuple[str, dict[str, Any]
     return DELIVER_MANY, {**parameters, "rows": [entry.row for entry in group]}
 
 
-def _tag_of(job: Job) -> str | None:
-    """The tag of a job, if it has one."""
-    tag = job.meta.get("tag") if job.meta else None
-    return tag if isinstance(tag, str) else None
-
-
 def _check(job: Job) -> None:
     """Refuse text that Postgres can't hold. What is within the document can: JSON escapes it."""
-    for what, text in (("key", job.key), ("name", job.function), ("group_key", job.group_key), ("tag", _tag_of(job))):
-        if text is None:
-            continue
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise PayloadError(job.function, f"the job's {what} {text!r} is no Unicode text") from None
-        if "\0" in text:
+    check_texts(job)
+    for what, text in texts_of(job):
+        if text and "\0" in text:
             raise PayloadError(job.function, f"the job's {what} {text!r} holds a NUL, which Postgres cannot store")

@@ -15,6 +15,7 @@ from psycopg import errors
 from saq.job import Job, Status
 from saq.queue.base import Queue
 from saq.types import CountKind, QueueInfo, WorkerInfo
+from saq.utils import now
 from typing_extensions import Unpack
 
 from litestar_tasks.config import check_durability
@@ -42,7 +43,7 @@ from litestar_tasks.queues.postgres.producer import Producer, insertions
 from litestar_tasks.queues.postgres.records import job_of
 from litestar_tasks.queues.postgres.retrying import RetryingLink
 from litestar_tasks.queues.postgres.schedules import PostgresSchedules
-from litestar_tasks.queues.reports import living
+from litestar_tasks.queues.reports import living, moved
 from litestar_tasks.queues.served import ServedQueue, Tell, TermsOptions, terms_of, wire_name
 
 if TYPE_CHECKING:
@@ -353,14 +354,16 @@ class PostgresQueue(ServedQueue[Consumer, Producer]):
     async def worker_infos(self) -> dict[str, WorkerInfo]:
         """See ``TaskQueue.worker_infos``."""
         with self._answering():
-            return dict(await self._reader.ask(statements.WORKERS, {"queue": self.name}))
+            rows = await self._reader.ask(statements.WORKERS, {"queue": self.name})
+        return {worker: moved(info, now() - moment) for worker, info, moment in rows}
 
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Let a worker say of itself what SAQ's tools show; nothing here depends on it."""
         text = msgspec.json.encode(info).decode()
         with self._answering():
             await self._reader.ask(
-                statements.WRITE_WORKER, {"queue": self.name, "worker": worker_id, "info": text, "ttl": ttl}
+                statements.WRITE_WORKER,
+                {"queue": self.name, "worker": worker_id, "info": text, "ttl": ttl, "now": now()},
             )
 
     # The worker's side

@@ -430,7 +430,8 @@ DELETE FROM litestar_tasks_windows WHERE queue = %(queue)s AND lock IN (
 
 FORGET_WORKERS: Final = "DELETE FROM litestar_tasks_workers WHERE expire_at <= now()"
 FORGET_MINUTES: Final = """
-DELETE FROM litestar_tasks_minutes WHERE queue = %(queue)s AND minute < %(first)s
+DELETE FROM litestar_tasks_minutes
+WHERE queue = %(queue)s AND minute < (extract(epoch FROM now()) / 60 - %(minutes)s)::integer
 """
 
 # ---------------------------------------------------------------------------------------------------- operations
@@ -540,9 +541,15 @@ WHERE queue = %(queue)s AND minute BETWEEN %(first)s AND %(last)s GROUP BY start
 
 WRITE_WORKER: Final = """
 INSERT INTO litestar_tasks_workers (queue, worker, info, expire_at)
-VALUES (%(queue)s, %(worker)s, %(info)s::jsonb, now() + %(ttl)s * interval '1 second')
+VALUES (%(queue)s, %(worker)s,
+    coalesce(jsonb_set(%(info)s::jsonb, '{process,seen}', to_jsonb((extract(epoch FROM now()) * 1000)::bigint
+        + (%(info)s::jsonb #>> '{process,seen}')::numeric::bigint - %(now)s)), %(info)s::jsonb),
+    now() + %(ttl)s * interval '1 second')
 ON CONFLICT (queue, worker) DO UPDATE SET info = excluded.info, expire_at = excluded.expire_at
 """
-WORKERS: Final = "SELECT worker, info FROM litestar_tasks_workers WHERE queue = %(queue)s AND expire_at > now()"
+WORKERS: Final = """
+SELECT worker, info, (extract(epoch FROM now()) * 1000)::bigint FROM litestar_tasks_workers
+WHERE queue = %(queue)s AND expire_at > now()
+"""
 
 KEPT: Final = _KEPT

@@ -180,8 +180,8 @@ class Upkeep(Patrol):
             for ended, position in found:
                 await self._remove(SURPLUS, {"status": status, "ended": ended, "position": position})
         await self._link.ask(FORGET_WORKERS)
-        first = int(time.time() - tallies.KEPT.total_seconds()) // 60 - 1
-        await self._link.ask(FORGET_MINUTES, {"queue": self._queue, "first": first})
+        minutes = tallies.KEPT.total_seconds() // 60 + 1
+        await self._link.ask(FORGET_MINUTES, {"queue": self._queue, "minutes": minutes})
 
     async def _remove(self, statement: str, parameters: dict[str, Any]) -> None:
         for _ in range(_STEPS):

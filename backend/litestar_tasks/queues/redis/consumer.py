@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Collection, Iterable
 from functools import partial
@@ -165,8 +166,10 @@ class Consumer(Hold[Operation, LeaseThread]):
     def _accept(self, claims: Claims) -> list[ClaimedJob]:
         """Make running jobs of what was claimed."""
         jobs = self._restore(claims.jobs, self._layout.job_key)
+        ahead = claims.now - time.monotonic() * 1000
         for job in jobs:
             job.status = Status.ACTIVE
+            job.ahead = ahead
             job.started = job.fence = claims.now
             job.worker_id = self.worker_id
         return jobs

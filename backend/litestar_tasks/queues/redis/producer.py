@@ -18,7 +18,7 @@ from litestar_tasks.queues.batching import Batcher
 from litestar_tasks.queues.following import has_follow_ups
 from litestar_tasks.queues.locks import lock_anew, lock_of
 from litestar_tasks.queues.outage import Outage
-from litestar_tasks.queues.producing import max_losses_of, store_in_parts, submission_of
+from litestar_tasks.queues.producing import check_texts, max_losses_of, store_in_parts, submission_of
 from litestar_tasks.queues.redis.connection import never_sent
 from litestar_tasks.queues.redis.durability import NotDurableError
 from litestar_tasks.queues.redis.lua import LIMIT, Script
@@ -161,6 +161,7 @@ class Producer:
         await self._bulk.close()
 
     def _entry(self, job: Job, *, once: bool) -> _Entry:
+        check_texts(job)
         job_id = self._layout.job_id(job.key)
         earlier = self._earlier(job, job_id)
         if earlier is not None:

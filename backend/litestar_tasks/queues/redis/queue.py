@@ -38,7 +38,7 @@ from litestar_tasks.queues.redis.producer import Producer
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
 from litestar_tasks.queues.redis.schedules import RedisSchedules
-from litestar_tasks.queues.reports import living
+from litestar_tasks.queues.reports import living, moved
 from litestar_tasks.queues.served import ServedQueue, Tell, TermsOptions, terms_of, wire_name
 
 if TYPE_CHECKING:
@@ -325,17 +325,21 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
 
     async def worker_infos(self) -> dict[str, WorkerInfo]:
         """See ``TaskQueue.worker_infos``."""
-        keys = await self._command("ZRANGEBYSCORE", self.namespace("stats"), now(), "+inf")
+        moment = await self._moment()
+        ahead = now() - moment
+        keys = await self._command("ZRANGEBYSCORE", self.namespace("stats"), moment, "+inf")
         texts = await self._command("MGET", *keys) if keys else []
         found = zip(keys, texts, strict=True)
-        return {key.decode().rpartition(":")[2]: json.loads(text) for key, text in found if text is not None}
+        return {
+            key.decode().rpartition(":")[2]: moved(json.loads(text), ahead) for key, text in found if text is not None
+        }
 
     async def write_worker_info(self, worker_id: str, info: WorkerInfo, ttl: int) -> None:
         """Let a worker say of itself what SAQ's tools show; nothing here depends on it."""
-        key, moment = self.namespace(f"worker_info:{worker_id}"), now()
+        key, moment = self.namespace(f"worker_info:{worker_id}"), await self._moment()
         async with self.redis.pipeline(transaction=True) as pipeline:
             pipe: Any = pipeline
-            pipe.set(key, records.to_json(info), ex=ttl)
+            pipe.set(key, records.to_json(moved(info, moment - now())), ex=ttl)
             pipe.zremrangebyscore(self.namespace("stats"), 0, moment)
             pipe.zadd(self.namespace("stats"), {key: moment + ttl * 1000})
             pipe.expire(self.namespace("stats"), ttl)
@@ -381,6 +385,11 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
         except records.UndecodableError as error:
             logger.warning("queue %r: the record of %s can't be read: %s", self.name, self.job_id(key), error)
             return None
+
+    async def _moment(self) -> int:
+        """The moment by the server's clock, in ms."""
+        seconds, micros = await self._command("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
 
     async def _command(self, *args: bytes | str | float) -> Any:
         client: Any = self.redis
