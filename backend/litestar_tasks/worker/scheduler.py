@@ -29,6 +29,8 @@ _SCATTER: Final = 0.005
 _SET_BACK: Final = 60.0
 _RECKON: Final = 60.0
 """Seconds after which what is declared is compared anew with what the broker has: it may have lost some of it."""
+_RECKONING: Final = 0.001
+"""Of the time, what that may take at the most: for thousands of schedules the pause is longer."""
 
 
 class Scheduler:
@@ -76,8 +78,9 @@ class Scheduler:
                     if winner != self._digest:
                         reckon = 0.0
                     elif loop.time() >= reckon:
+                        began = loop.time()
                         await self._schedules.reconcile(queue)
-                        reckon = loop.time() + _RECKON
+                        reckon = loop.time() + max(_RECKON, (loop.time() - began) / _RECKONING)
                 if queue.label not in self._served:
                     await asyncio.sleep(_ADVERTISE)
                     continue
