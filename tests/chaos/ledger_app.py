@@ -97,6 +97,7 @@ async def charge(*, seconds: float, job: CurrentJob) -> str:
 def create_app() -> Litestar:
     # Firings that run for ten minutes are not to take the slots that the test of them waits for.
     settings = {
+        "keep_complete": 1_000_000,  # the records say what followed which job
         "concurrency": 100 if "TICKS" in os.environ else 10,
         "shutdown_grace_period_s": int(os.environ.get("GRACE", "10")),
     }
