@@ -52,7 +52,9 @@ def take(browser: Browser, url: str, scheme: Literal["light", "dark"], size: str
         for name, path in PAGES.items():
             if names and name not in names:
                 continue
-            page.goto(url + path, wait_until="load")
+            answer = page.goto(url + path, wait_until="load")
+            assert answer is not None
+            assert answer.ok, f"{path} is answered with {answer.status}"
             page.wait_for_selector(".reading", state="detached")
             page.wait_for_function("document.fonts.status === 'loaded' && document.querySelector('time') !== undefined")
             whole = page.evaluate("document.documentElement.scrollHeight")

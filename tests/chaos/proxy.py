@@ -85,6 +85,7 @@ class Proxy:
 
     async def _close(self) -> None:
         self._server.close()
+        await asyncio.sleep(0)  # who has just come in begins, or nobody would close its connection
         await self._cut()
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         for task in others:

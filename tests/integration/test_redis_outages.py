@@ -305,6 +305,7 @@ async def test_a_schedule_that_the_server_has_lost_is_declared_again(
     """As after a failover to a replica that lacked the last writes."""
     monkeypatch.setattr(scheduler, "_ADVERTISE", 0.05)
     monkeypatch.setattr(scheduler, "_RECKON", 0.2)
+    monkeypatch.setattr(scheduler, "_RECKONING", 1.0)
     server, registry = start_server(), Registry("test", allow_local=True)
 
     @registry.scheduled_task(every=timedelta(hours=1))

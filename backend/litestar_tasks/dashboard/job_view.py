@@ -56,7 +56,7 @@ class JobRow:
         return self.status in {"complete", "failed", "aborted"}
 
     @property
-    def moment_of(self) -> datetime | None:
+    def moment(self) -> datetime | None:
         """When it came to where it stands, or is due."""
         by_status = {"active": self.started, "scheduled": self.scheduled, "queued": self.queued}
         return by_status.get(self.status, self.completed) or self.completed or self.queued
