@@ -555,6 +555,21 @@ async def test_a_worker_whose_clock_is_wrong_is_not_lost_nor_are_others(
     assert sorted((worker.id, worker.lost) for worker in await queue.workers()) == [("right", False), ("wrong", False)]
 
 
+@needs("shared")
+async def test_a_worker_that_leaves_takes_no_other_one_with_it(make: MakeQueue) -> None:
+    """Its last word is forgotten after a second, and health would say that no worker runs."""
+    queue = await make("work")
+    stays: Any = process_report(started=millis(), running=0, concurrency=1)
+    await queue.write_worker_info("stays", stays, ttl=3_600)
+    leaves: Any = process_report(started=millis(), running=0, concurrency=1, stopped=True)
+    await queue.write_worker_info("leaves", leaves, ttl=1)
+    deadline = time.monotonic() + 10
+    while "leaves" in await queue.worker_infos():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.05)
+    assert [worker.id for worker in await queue.workers()] == ["stays"]
+
+
 async def test_what_a_worker_of_stock_saq_says_is_read_too(make: MakeQueue) -> None:
     queue = await make("work")
     await queue.worker_info("stock", "work")

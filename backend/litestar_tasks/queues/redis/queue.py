@@ -38,7 +38,7 @@ from litestar_tasks.queues.redis.producer import Producer
 from litestar_tasks.queues.redis.reasons import reason_of
 from litestar_tasks.queues.redis.routes import WrongServerError
 from litestar_tasks.queues.redis.schedules import RedisSchedules
-from litestar_tasks.queues.reports import living, moved
+from litestar_tasks.queues.reports import REMEMBERED, living, moved
 from litestar_tasks.queues.served import ServedQueue, Tell, TermsOptions, terms_of, wire_name
 
 if TYPE_CHECKING:
@@ -342,7 +342,7 @@ class RedisQueue(ServedQueue[Consumer, Producer], saq.queue.redis.RedisQueue):  
             pipe.set(key, records.to_json(moved(info, moment - now())), ex=ttl)
             pipe.zremrangebyscore(self.namespace("stats"), 0, moment)
             pipe.zadd(self.namespace("stats"), {key: moment + ttl * 1000})
-            pipe.expire(self.namespace("stats"), ttl)
+            pipe.expire(self.namespace("stats"), max(ttl, REMEMBERED))  # it lists the others, too
             await pipe.execute()
 
     async def schedule(self, lock: int = 1) -> list[str]:
